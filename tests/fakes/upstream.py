@@ -1,0 +1,341 @@
+"""A fake model server with OpenAI's protocol as vLLM speaks it, settable in speed and in the ways it fails.
+
+``python -m tests.fakes.upstream --port 0`` prints its port and serves until its standard input closes (with
+``--exit-with-stdin``) or it gets SIGTERM. Beside ``/v1`` it has:
+
+- ``POST /control``: JSON with any of the fields of ``Behaviour``; answers all of them;
+- ``GET /stats``: counts of requests; ``?running=0&wait=5`` answers when that many run or the wait (s) is over;
+- ``GET /requests``: path, headers and body of the last requests, oldest first.
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+import uvicorn
+
+from tests.fakes.answers import EOS_ID, FIRST_ID, chat_prompt_ids, position_after, token_text, tokenize
+
+Fault = Literal[
+    "none",
+    "die",  # cut the connection after `fault_after` tokens; 0: after the headers
+    "refuse",  # cut the connection before any byte of an answer
+    "no_done",  # end in good order after `fault_after` tokens, without [DONE]
+    "error_frame",  # vLLM's error frame and then [DONE], after `fault_after` tokens
+    "stall",  # go silent for ever after `fault_after` tokens
+    "hang",  # never answer, not even with headers
+    "status",  # answer `fault_status` with OpenAI's error body
+    "html",  # answer `fault_status` with a proxy's page instead of JSON
+]
+
+
+@dataclass
+class Behaviour:
+    """How the fake answers. Times in seconds, ``tokens_per_second`` 0 means as fast as possible."""
+
+    models: list[str] = field(default_factory=lambda: ["fake"])
+    tokens: int = 64
+    tokens_per_second: float = 0
+    first_token_s: float = 0
+    reasoning_tokens: int = 0
+    fault: Fault = "none"
+    fault_after: int = 0
+    fault_status: int = 500
+    # How many requests the fault hits before it clears; -1: all.
+    fault_times: int = -1
+    require_key: str | None = None
+
+
+class Cut(Exception):
+    """Ends the connection at once: uvicorn closes the socket when an application fails after its headers."""
+
+
+class Upstream:
+    """The ASGI application."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.stats = {"running": 0, "started": 0, "finished": 0, "disconnected": 0, "faulted": 0}
+        self.requests: deque[dict[str, Any]] = deque(maxlen=1000)
+        self._changed = asyncio.Condition()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        route = f"{scope['method']} {scope['path']}"
+        body = await _read_body(receive)
+        if route == "POST /control":
+            known = {f.name for f in fields(Behaviour)}
+            for name, value in json.loads(body).items():
+                if name not in known:
+                    return await _json(send, 400, {"error": f"no such setting: {name}"})
+                setattr(self.behaviour, name, value)
+            return await _json(send, 200, asdict(self.behaviour))
+        if route == "GET /stats":
+            return await self._stats(scope, send)
+        if route == "GET /requests":
+            return await _json(send, 200, list(self.requests))
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        key = self.behaviour.require_key
+        if key is not None and headers.get("authorization") != f"Bearer {key}":
+            return await _error(send, 401, "Incorrect API key provided.", "AuthenticationError")
+        if route == "GET /v1/models":
+            listed = [{"id": m, "object": "model", "created": 0, "owned_by": "fake"} for m in self.behaviour.models]
+            return await _json(send, 200, {"object": "list", "data": listed})
+        if route in ("POST /v1/chat/completions", "POST /v1/completions"):
+            request = json.loads(body)
+            self.requests.append({"path": scope["path"], "headers": headers, "body": request})
+            return await self._generate(scope["path"], request, receive, send)
+        return await _error(send, 404, "Not Found", "NotFoundError")
+
+    async def _stats(self, scope: dict[str, Any], send: Any) -> None:
+        query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
+        if "running" in query:
+            wanted = int(query["running"])
+            try:
+                async with asyncio.timeout(float(query.get("wait", "5"))), self._changed:
+                    await self._changed.wait_for(lambda: self.stats["running"] == wanted)
+            except TimeoutError:
+                pass
+        await _json(send, 200, self.stats)
+
+    async def _count(self, **changes: int) -> None:
+        async with self._changed:
+            for name, change in changes.items():
+                self.stats[name] += change
+            self._changed.notify_all()
+
+    async def _generate(self, path: str, request: dict[str, Any], receive: Any, send: Any) -> None:
+        await self._count(running=1, started=1)
+        outcome = "finished"
+        work = asyncio.create_task(self._answer(path, request, send))
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                outcome = "disconnected"
+                work.cancel()
+            await work
+        except asyncio.CancelledError:
+            pass
+        except Cut:
+            outcome = "faulted"
+            raise
+        finally:
+            gone.cancel()
+            await self._count(running=-1, **{outcome: 1})
+
+    def _take_fault(self) -> Fault:
+        behaviour = self.behaviour
+        if behaviour.fault == "none" or behaviour.fault_times == 0:
+            return "none"
+        if behaviour.fault_times > 0:
+            behaviour.fault_times -= 1
+        return behaviour.fault
+
+    async def _answer(self, path: str, request: dict[str, Any], send: Any) -> None:
+        fault = self._take_fault()
+        if fault == "refuse":
+            # An application that only raises makes uvicorn answer 500; the socket itself has to go.
+            send.__self__.transport.abort()
+            raise Cut
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "status":
+            return await _error(send, self.behaviour.fault_status, "The fake was told to fail.", "InternalServerError")
+        if fault == "html":
+            page = b"<html><body><h1>Server Error</h1></body></html>\n"
+            return await _respond(send, self.behaviour.fault_status, page, b"text/html")
+        if request.get("model") not in self.behaviour.models:
+            return await _error(
+                send, 404, f"The model `{request.get('model')}` does not exist.", "NotFoundError", "model"
+            )
+        if (request.get("max_tokens") or 1) < 1:
+            return await _error(send, 400, "max_tokens must be at least 1.", "BadRequestError", "max_tokens")
+        answer = Answer(path == "/v1/chat/completions", request, self.behaviour)
+        if not request.get("stream"):
+            if self.behaviour.first_token_s:
+                await asyncio.sleep(self.behaviour.first_token_s)
+            return await _json(send, 200, await answer.whole())
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        sent = 0
+        async for frame, tokens in answer.frames():
+            if fault != "none" and sent + tokens > self.behaviour.fault_after:
+                break
+            await send({"type": "http.response.body", "body": b"data: %b\n\n" % frame, "more_body": True})
+            sent += tokens
+        if fault == "die":
+            raise Cut
+        if fault == "stall":
+            await asyncio.Event().wait()
+        if fault == "error_frame":
+            error = {"error": {"message": "EngineCore died", "type": "InternalServerError", "param": None, "code": 500}}
+            await send({"type": "http.response.body", "body": b"data: %b\n\n" % _dump(error), "more_body": True})
+        last = b"" if fault == "no_done" else b"data: [DONE]\n\n"
+        await send({"type": "http.response.body", "body": last})
+
+
+class Answer:
+    """One answer to a chat or completion request."""
+
+    def __init__(self, chat: bool, request: dict[str, Any], behaviour: Behaviour) -> None:
+        self.chat = chat
+        self.request = request
+        self.behaviour = behaviour
+        prompt = request.get("messages") if chat else request.get("prompt")
+        if chat:
+            self.prompt_ids = chat_prompt_ids(prompt or [])
+        else:
+            self.prompt_ids = list(prompt) if isinstance(prompt, list) else tokenize(prompt or "")
+        self.start = position_after(self.prompt_ids)
+        limit = request.get("max_completion_tokens") or request.get("max_tokens") or 1_000_000
+        self.end = min(behaviour.tokens, self.start + limit)
+        self.cut_short = self.end < behaviour.tokens
+        self.base = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-fake",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": request.get("model"),
+        }
+
+    async def frames(self) -> AsyncIterator[tuple[bytes, int]]:
+        """The data of each SSE frame but the last, and how many tokens it carries, at the set pace."""
+        behaviour, with_ids = self.behaviour, bool(self.request.get("return_token_ids"))
+        if behaviour.first_token_s:
+            await asyncio.sleep(behaviour.first_token_s)
+        if self.chat:
+            first = self._frame({"role": "assistant", "content": ""}, None, None)
+            if with_ids:
+                first["prompt_token_ids"] = self.prompt_ids
+            yield _dump(first), 0
+        started = time.monotonic()
+        for position in range(self.start, self.end):
+            if behaviour.tokens_per_second:
+                due = started + (position - self.start) / behaviour.tokens_per_second
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+            else:
+                await asyncio.sleep(0)
+            finish = "length" if self.cut_short and position == self.end - 1 else None
+            frame = self._frame(self._delta(position), finish, [FIRST_ID + position] if with_ids else None)
+            if not self.chat and with_ids and position == self.start:
+                frame["choices"][0]["prompt_token_ids"] = self.prompt_ids
+            yield _dump(frame), 1
+        if not self.cut_short:
+            yield _dump(self._frame({"content": ""}, "stop", [EOS_ID] if with_ids else None)), 0
+        if (self.request.get("stream_options") or {}).get("include_usage"):
+            yield _dump({**self.base, "choices": [], "usage": self._usage()}), 0
+
+    async def whole(self) -> dict[str, Any]:
+        """The body of a plain answer."""
+        text = "".join(token_text(position) for position in range(self.start, self.end))
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if self.cut_short else "stop", "logprobs": None}
+        if self.chat:
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+        name = "chat.completion" if self.chat else "text_completion"
+        return {**self.base, "object": name, "choices": [choice], "usage": self._usage()}
+
+    def _delta(self, position: int) -> dict[str, str]:
+        thinking = self.chat and position < self.behaviour.reasoning_tokens
+        return {"reasoning" if thinking else "content": token_text(position)}
+
+    def _frame(self, delta: dict[str, str], finish: str | None, ids: list[int] | None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+        if self.chat:
+            choice["delta"] = delta
+        else:
+            choice["text"] = delta["content"]
+        if ids is not None:
+            choice["token_ids"] = ids
+        return {**self.base, "choices": [choice]}
+
+    def _usage(self) -> dict[str, int]:
+        answered = max(0, self.end - self.start) + (0 if self.cut_short else 1)
+        prompt = len(self.prompt_ids)
+        return {"prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered}
+
+
+async def _read_body(receive: Any) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+async def _disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def _respond(send: Any, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _json(send: Any, status: int, value: Any) -> None:
+    await _respond(send, status, _dump(value), b"application/json")
+
+
+async def _error(send: Any, status: int, message: str, kind: str, param: str | None = None) -> None:
+    await _json(send, status, {"error": {"message": message, "type": kind, "param": param, "code": status}})
+
+
+async def _serve(port: int, behaviour: Behaviour, exit_with_stdin: bool) -> None:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(1024)
+    config = uvicorn.Config(
+        Upstream(behaviour), log_level="critical", access_log=False, timeout_graceful_shutdown=0, loop="uvloop"
+    )
+    server = uvicorn.Server(config)
+    if exit_with_stdin:
+        # A test run that is killed must not leave its fakes behind.
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+
+        async def watch() -> None:
+            await reader.read()
+            server.should_exit = True
+
+        watcher = asyncio.create_task(watch())
+        server_done = asyncio.create_task(server.serve(sockets=[listener]))
+        print(listener.getsockname()[1], flush=True)
+        await server_done
+        watcher.cancel()
+        return
+    print(listener.getsockname()[1], flush=True)
+    await server.serve(sockets=[listener])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A fake model server with OpenAI's protocol.")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--exit-with-stdin", action="store_true")
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON object of Behaviour's fields")
+    options = parser.parse_args()
+    asyncio.run(_serve(options.port, Behaviour(**options.settings), options.exit_with_stdin))
+
+
+if __name__ == "__main__":
+    main()
