@@ -1,0 +1,58 @@
+// Builds aiia_web/static/dist: one stylesheet, one script, one sprite. `--watch` rebuilds on change.
+import { execFile } from "node:child_process";
+import { mkdir, readFile, rm, watch, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import esbuild from "esbuild";
+
+const root = dirname(fileURLToPath(import.meta.url));
+const out = join(root, "aiia_web/static/dist");
+const run = promisify(execFile);
+
+async function styles() {
+  const cli = join(root, "node_modules/@tailwindcss/cli/dist/index.mjs");
+  await run(process.execPath, [cli, "--minify", "-i", "assets/app.css", "-o", join(out, "app.css")], { cwd: root });
+}
+
+async function scripts() {
+  await esbuild.build({
+    entryPoints: [join(root, "assets/app.js")],
+    outfile: join(out, "app.js"),
+    bundle: true,
+    minify: true,
+    format: "iife",
+    target: ["es2020"],
+    legalComments: "none",
+  });
+}
+
+/** Only the icons that assets/icons.txt names, each as a symbol. */
+async function sprite() {
+  const names = (await readFile(join(root, "assets/icons.txt"), "utf8")).split("\n").filter(Boolean);
+  const symbols = await Promise.all(
+    names.map(async (name) => {
+      const svg = await readFile(join(root, "node_modules/lucide-static/icons", `${name}.svg`), "utf8");
+      const body = svg.replace(/^[\s\S]*?<svg[\s\S]*?>/, "").replace("</svg>", "").replace(/\s+/g, " ").trim();
+      return `<symbol id="${name}" viewBox="0 0 24 24">${body}</symbol>`;
+    }),
+  );
+  await writeFile(join(out, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
+}
+
+async function build() {
+  await mkdir(out, { recursive: true });
+  await Promise.all([styles(), scripts(), sprite()]);
+}
+
+await rm(out, { recursive: true, force: true });
+await build();
+if (process.argv.includes("--watch")) {
+  const changes = ["assets", "aiia_web"].map(async (folder) => {
+    for await (const { filename } of watch(join(root, folder), { recursive: true })) {
+      if (filename?.startsWith("static/")) continue;
+      await build().catch((error) => console.error(error.stderr ?? error.message));
+    }
+  });
+  await Promise.all(changes);
+}
