@@ -1,0 +1,20 @@
+"""Sign-up."""
+
+from typing import Any
+
+from allauth.account.forms import SignupForm as AllauthSignupForm
+
+
+class SignupForm(AllauthSignupForm):  # type: ignore[misc]  # allauth has no types
+    """A username or an email address, one is enough, and a password."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["email"].label = "Email"
+        self.fields["username"].required = self.fields["email"].required = False
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean()
+        if not (data.get("username") or data.get("email") or self.errors):
+            self.add_error("email", "Give an email address or a username.")
+        return data

@@ -1,0 +1,86 @@
+"""People and their API keys."""
+
+import hashlib
+import secrets
+import uuid
+from typing import ClassVar, Self
+
+from django.contrib.auth.models import AbstractUser, UserManager
+from django.db import connection, models, transaction
+from django.utils import timezone
+
+
+class User(AbstractUser):
+    """A person. `email` is optional; `username` is what the platform makes from it when none is given."""
+
+    class Theme(models.TextChoices):
+        SYSTEM = "system", "System"
+        LIGHT = "light", "Light"
+        DARK = "dark", "Dark"
+
+    email = models.EmailField(blank=True, null=True, unique=True, default=None)
+    theme = models.CharField(max_length=8, choices=Theme, default=Theme.SYSTEM)
+    sidebar_open = models.BooleanField(default=True)
+
+    objects: ClassVar[UserManager["User"]] = UserManager()
+
+    def save(self, *args: object, **kwargs: object) -> None:
+        # The column is unique, so that "none" must not be the empty string.
+        self.email = self.email or None
+        super().save(*args, **kwargs)  # type: ignore[arg-type]
+
+    @transaction.atomic
+    def register(self) -> Self:
+        """Save a new person. The first one of an installation becomes its administrator."""
+        with connection.cursor() as cursor:
+            # Two first sign-ups at once must not both become administrators.
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('accounts.register'))")
+        if not User.objects.exists():
+            self.is_staff = self.is_superuser = True
+        self.save()
+        return self
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def active(self) -> Self:
+        return self.filter(revoked_at=None)
+
+    def verify(self, digest: str) -> "ApiKey | None":
+        """The active key whose SHA-256 has this hex digest, with its last use noted, or None."""
+        key = self.active().filter(sha256=digest, user__is_active=True).first()
+        if key:
+            self.filter(pk=key.pk).update(last_used_at=timezone.now())
+        return key
+
+
+class ApiKey(models.Model):
+    """A secret that lets a program act for its owner. Only its hash is stored."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=100)
+    #: The first characters of the secret, so that its owner recognises it.
+    prefix = models.CharField(max_length=12)
+    sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @classmethod
+    def create(cls, user: User, name: str) -> tuple["ApiKey", str]:
+        """Make a key and return it with its secret, which cannot be read again."""
+        secret = "sk-" + secrets.token_urlsafe(32)
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        return cls.objects.create(user=user, name=name, prefix=secret[:8], sha256=digest), secret
+
+    def revoke(self) -> None:
+        self.revoked_at = timezone.now()
+        self.save(update_fields=["revoked_at"])

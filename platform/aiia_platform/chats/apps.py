@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class ChatsConfig(AppConfig):
+    name = "aiia_platform.chats"

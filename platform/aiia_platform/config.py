@@ -1,0 +1,50 @@
+"""The platform's configuration, read from the environment once (docs/developers/architecture.md lists it)."""
+
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Config(BaseSettings):
+    """One attribute per variable. Raises `pydantic.ValidationError` naming the variable that is missing or wrong."""
+
+    model_config = SettingsConfigDict(env_prefix="AIIA_", extra="ignore")
+
+    database_url: str = Field(validation_alias="DATABASE_URL")
+    redis_url: str = Field(default="", validation_alias="REDIS_URL")
+    secret_key: str = ""
+    secret_key_file: Path | None = None
+    internal_token: str = ""
+    internal_token_file: Path | None = None
+    data_dir: Path = Path("data")
+    debug: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allowed_hosts: str = ""
+    gateway_url: str = "http://127.0.0.1:8000/v1"
+    gateway_app: str = ""
+    #: Seconds without any word from a model before an answer fails.
+    patience: float = 120.0
+    #: Generations that one worker runs at the same time.
+    worker_concurrency: int = 100
+
+    @model_validator(mode="after")
+    def _read_files(self) -> Self:
+        if not self.secret_key and self.secret_key_file:
+            self.secret_key = self.secret_key_file.read_text().strip()
+        if not self.internal_token and self.internal_token_file:
+            self.internal_token = self.internal_token_file.read_text().strip()
+        if not self.secret_key:
+            raise ValueError("set AIIA_SECRET_KEY or AIIA_SECRET_KEY_FILE")
+        if not self.internal_token:
+            raise ValueError("set AIIA_INTERNAL_TOKEN or AIIA_INTERNAL_TOKEN_FILE")
+        return self
+
+
+@cache
+def config() -> Config:
+    """The configuration of this process."""
+    return Config()  # type: ignore[call-arg]  # pydantic reads the fields from the environment

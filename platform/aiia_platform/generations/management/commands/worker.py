@@ -1,0 +1,99 @@
+"""`python -m aiia_platform worker`: run durable jobs."""
+
+import asyncio
+import logging
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import uvloop
+from django.core.management.base import BaseCommand
+from procrastinate import App
+from procrastinate.contrib.django import app
+from procrastinate.contrib.django.utils import connector_params
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+from procrastinate.jobs import Status
+
+from aiia_platform.config import config
+from aiia_platform.generations import jobs
+from aiia_platform.generations.models import STOP_CHANNEL, Generation
+from aiia_platform.generations.runner import Runner, in_db
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two searches for abandoned work, and between two signs of life of the worker.
+SEARCH_EVERY = 2.0
+HEARTBEAT = 2.0
+#: Seconds that running answers get to be released when the worker is told to stop.
+GRACE = 2.0
+
+
+class Command(BaseCommand):
+    help = "Run durable jobs until told to stop."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        with app.replace_connector(app.connector.get_worker_connector()) as worker_app:  # type: ignore[attr-defined]
+            uvloop.run(work(worker_app))
+
+
+async def work(worker_app: App) -> None:
+    """Run jobs, listen for stops and adopt abandoned generations until a signal comes."""
+    runner = Runner()
+    jobs.use(runner)
+    side: list[asyncio.Task[None]] = []
+    try:
+        async with worker_app.open_async():
+            side = [asyncio.create_task(listen_for_stops(runner)), asyncio.create_task(adopt_abandoned(worker_app))]
+            await worker_app.run_worker_async(
+                concurrency=config().worker_concurrency,
+                delete_jobs="always",
+                update_heartbeat_interval=HEARTBEAT,
+                shutdown_graceful_timeout=GRACE,
+            )
+    finally:
+        for task in side:
+            task.cancel()
+        await asyncio.gather(*side, return_exceptions=True)
+        jobs.use(None)
+        await runner.close()
+
+
+async def listen_for_stops(runner: Runner) -> None:
+    """Pass on what `Generation.stop` notifies. Without it a stop is seen at the next write, a second later."""
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(**connector_params(), autocommit=True) as connection:
+                await connection.execute(f"LISTEN {STOP_CHANNEL}")
+                async for notification in connection.notifies():
+                    runner.stop(UUID(notification.payload))
+        except psycopg.Error as error:
+            log.warning("not listening for stops: %s", error)
+            await asyncio.sleep(1)
+
+
+async def adopt_abandoned(worker_app: App) -> None:
+    """Queue again what a dead worker left behind."""
+    while True:
+        try:
+            await _adopt_once(worker_app)
+        except Exception as error:
+            # Whatever is wrong with the database now, the next search may find it well again.
+            log.warning("cannot search for abandoned answers: %s", error)
+        await asyncio.sleep(SEARCH_EVERY)
+
+
+async def _adopt_once(worker_app: App) -> None:
+    abandoned = await in_db(lambda: list(Generation.objects.abandoned().values_list("pk", flat=True)))
+    for pk in abandoned:
+        try:
+            await jobs.run_generation.configure(queueing_lock=str(pk)).defer_async(generation_id=str(pk))
+        except AlreadyEnqueued:
+            continue
+        log.info("queued generation %s again", pk)
+    try:
+        stalled = await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=15)
+        for job in stalled:
+            # The generation's row is the truth, so the job of a dead worker is only litter.
+            await worker_app.job_manager.finish_job(job, Status.FAILED, delete_job=True)
+    except ConnectorException as error:
+        log.warning("cannot clear stalled jobs: %s", error)

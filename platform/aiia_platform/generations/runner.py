@@ -1,0 +1,407 @@
+"""A worker's part in a generation: claim it, stream the answer, keep it, end it honestly."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError, close_old_connections
+from django.utils import timezone
+
+from aiia_platform.config import config
+from aiia_platform.gateway import Gateway, GatewayError, ModelInfo, StreamBroken, fetch_models
+from aiia_platform.generations import context
+from aiia_platform.generations.live import Publisher
+from aiia_platform.generations.models import Fenced, Generation, StillRunning
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Seconds between two writes to Postgres, and at least between two entries of the live stream.
+WRITE_EVERY = 1.0
+PUBLISH_EVERY = 0.015
+#: Seconds before a broken stream is tried again: first, and at most.
+BACK_OFF = 0.5
+BACK_OFF_MOST = 5.0
+
+
+async def in_db(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a verb of a model in a thread, with a connection that is known to live."""
+
+    def call() -> R:
+        close_old_connections()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return await sync_to_async(call, thread_sensitive=False)()
+
+
+@dataclass
+class Outcome:
+    state: Generation.State
+    error: str = ""
+    advice: str = ""
+
+
+class Runner:
+    """Runs the generations of one worker process. Make it inside the event loop."""
+
+    def __init__(self) -> None:
+        self._gateway = Gateway()
+        self._publisher = Publisher()
+        self._stops: dict[UUID, asyncio.Event] = {}
+
+    async def close(self) -> None:
+        await self._gateway.close()
+        await self._publisher.close()
+
+    def stop(self, pk: UUID) -> None:
+        """Stop a generation, if it runs here."""
+        if pk in self._stops:
+            self._stops[pk].set()
+
+    async def run(self, pk: UUID) -> None:
+        """Make the answer of a generation, or go on with it, until it has ended or another worker took it over."""
+        while True:
+            entries = await self._publisher.entries(pk)
+            try:
+                generation = await in_db(Generation.claim, pk, partial(adopt, entries))
+                break
+            except StillRunning:
+                await asyncio.sleep(WRITE_EVERY)
+        if generation is None:
+            return
+        stop = self._stops[pk] = asyncio.Event()
+        if generation.stop_requested:
+            stop.set()
+        try:
+            await Attempt(generation, self._gateway, self._publisher, stop).run()
+        except Fenced:
+            log.info("generation %s was taken over", pk)
+        finally:
+            if self._stops.get(pk) is stop:
+                del self._stops[pk]
+
+
+def adopt(entries: list[dict[str, Any]], generation: Generation) -> None:
+    """Add to a generation what its last attempt had sent to the live stream beyond its last write to Postgres."""
+    message = generation.message
+    for entry in entries:
+        if entry["type"] != "delta" or entry["attempt"] != generation.attempt:
+            continue
+        have = getattr(message, entry["channel"])
+        if entry["at"] > len(have) or entry["ids_at"] > len(generation.output_ids):
+            return
+        setattr(message, entry["channel"], have + entry["text"][len(have) - entry["at"] :])
+        generation.output_ids += entry["ids"][len(generation.output_ids) - entry["ids_at"] :]
+        generation.prompt_ids = generation.prompt_ids or entry["prompt_ids"]
+        generation.finish_reason = entry["finish_reason"]
+
+
+@dataclass
+class _Published:
+    text: int
+    reasoning: int
+    ids: int
+    finish_reason: str
+
+
+@dataclass
+class Attempt:
+    """One claim of a generation, from its begin to its end."""
+
+    generation: Generation
+    gateway: Gateway
+    publisher: Publisher
+    stop: asyncio.Event
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Tokens whose text has not come yet, such as the first half of a character. They are not kept until it has.
+    _pending: list[int] = field(default_factory=list)
+    _last_word: float = field(default_factory=time.monotonic)
+    #: Since when, and from which token on, the speed is measured.
+    _speed_from: tuple[float, int] | None = None
+    _waiting_since: float | None = None
+
+    async def run(self) -> None:
+        """Raises `Fenced` when another attempt took over."""
+        await self._begin()
+        work = asyncio.create_task(self._work())
+        writing = asyncio.create_task(self._write_regularly())
+        publishing = asyncio.create_task(self._publish_changes())
+        stopping = asyncio.create_task(self.stop.wait())
+        tasks = {work, writing, publishing, stopping}
+        try:
+            await asyncio.wait({work, writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+            outcome = work.result() if work.done() else Outcome(Generation.State.STOPPED)
+        except asyncio.CancelledError:
+            await _end(tasks)
+            with suppress(Fenced, DatabaseError):
+                await in_db(self.generation.release)
+            raise
+        finally:
+            await _end(tasks)
+        await self._finish(outcome)
+
+    # Reading the model
+
+    async def _work(self) -> Outcome:
+        delay = BACK_OFF
+        while not self.generation.finish_reason:
+            before = self._last_word
+            try:
+                await self._stream()
+                break
+            except GatewayError as error:
+                reason, wait = str(error), error.retry_after
+                if error.is_final:
+                    return _refused(error, self.generation.model)
+            except StreamBroken as error:
+                reason, wait = str(error), None
+            log.warning("generation %s: %s", self.generation.pk, reason)
+            if self._last_word > before:
+                delay = BACK_OFF
+            silent = time.monotonic() - self._last_word
+            if silent + (wait or delay) > config().patience:
+                return _gave_up(reason, self.generation.model, silent)
+            self._set_status({"phase": "interrupted", "reason": reason})
+            await asyncio.sleep(wait or delay)
+            delay = min(delay * 2, BACK_OFF_MOST)
+        return Outcome(Generation.State.DONE)
+
+    async def _stream(self) -> None:
+        """Have the model write, from the beginning or from where the answer broke off, until it has finished."""
+        generation = self.generation
+        self._pending, self._speed_from, self._waiting_since = [], None, None
+        model = await self._model()
+        can_continue = bool(generation.prompt_ids and generation.output_ids and not generation.message.reasoning)
+        if not can_continue and (generation.message.text or generation.message.reasoning):
+            await in_db(generation.start_over)
+            await self._publish_begin()
+        body: dict[str, Any] = {
+            "model": generation.model,
+            **generation.params,
+            "stream_options": {"include_usage": True},
+        }
+        if can_continue:
+            path = "completions"
+            body["prompt"] = generation.prompt_ids + generation.output_ids
+            body["max_tokens"] = self._tokens_left(model)
+            if body["max_tokens"] <= 0:
+                generation.finish_reason = "length"
+                return
+        else:
+            path = "chat/completions"
+            body["messages"] = await self._conversation(model)
+        if model and model.exact_continuation:
+            body["return_token_ids"] = True
+        stream = self.gateway.stream(path, body, user=generation.user_id, patience=config().patience)
+        async with aclosing(stream):
+            async for kind, data in stream:
+                self._last_word = time.monotonic()
+                if kind == "status":
+                    self._waiting(data)
+                else:
+                    self._frame(data)
+        if not generation.finish_reason:
+            raise StreamBroken("the model ended without a reason")
+
+    async def _model(self) -> ModelInfo | None:
+        models = await fetch_models(5)
+        return next((model for model in models if model.id == self.generation.model), None)
+
+    async def _conversation(self, model: ModelInfo | None) -> list[dict[str, str]]:
+        turns = await in_db(context.turns, self.generation)
+        kept = await context.fit(self.gateway, self.generation.model, turns, model.max_model_len if model else None)
+        self.generation.context_from = kept[0].position
+        return [turn.as_message() for turn in kept]
+
+    def _tokens_left(self, model: ModelInfo | None) -> int:
+        generation = self.generation
+        limits = []
+        if model and model.max_model_len:
+            limits.append(model.max_model_len - len(generation.prompt_ids))
+        if generation.params.get("max_tokens"):
+            limits.append(int(generation.params["max_tokens"]))
+        return min(limits, default=4096) - len(generation.output_ids)
+
+    def _waiting(self, data: dict[str, Any]) -> None:
+        if data.get("phase") == "running":
+            self._waiting_since = time.monotonic()
+            self._set_status({"phase": "thinking", "seconds": 0})
+        else:
+            self._set_status(data)
+
+    def _frame(self, frame: dict[str, Any]) -> None:
+        generation = self.generation
+        if usage := frame.get("usage"):
+            # Of a continued answer the model counts what it wrote before as its prompt.
+            before = len(generation.output_ids) - usage["completion_tokens"] if generation.output_ids else 0
+            generation.prompt_tokens = usage["prompt_tokens"] - max(0, before)
+            generation.completion_tokens = usage["completion_tokens"] + max(0, before)
+        for choice in frame.get("choices", ()):
+            delta = choice.get("delta") or {}
+            if prompt_ids := frame.get("prompt_token_ids") or choice.get("prompt_token_ids"):
+                generation.prompt_ids = generation.prompt_ids or prompt_ids
+            text = delta.get("content") or choice.get("text") or ""
+            reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
+            self._pending += choice.get("token_ids") or []
+            generation.finish_reason = choice.get("finish_reason") or generation.finish_reason
+            if text or reasoning or generation.finish_reason:
+                self._keep(text, reasoning)
+
+    def _keep(self, text: str, reasoning: str) -> None:
+        generation = self.generation
+        generation.message.text += text
+        generation.message.reasoning += reasoning
+        generation.output_ids += self._pending
+        self._pending = []
+        if text or reasoning:
+            generation.first_token_at = generation.first_token_at or timezone.now()
+            if not generation.output_ids:
+                generation.completion_tokens += 1  # until the model says how many it counted
+            if self._speed_from is None:
+                self._speed_from = (time.monotonic(), self._tokens)
+                self._set_status({"phase": "writing"} if text else {"phase": "thinking", "seconds": 0})
+        self._changed.set()
+
+    @property
+    def _tokens(self) -> int:
+        return len(self.generation.output_ids) or self.generation.completion_tokens
+
+    # Keeping what it wrote
+
+    async def _write_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_EVERY)
+            self._measure()
+            try:
+                if await in_db(self.generation.write):
+                    self.stop.set()
+            except DatabaseError as error:
+                log.warning("generation %s: not stored yet: %s", self.generation.pk, error)
+
+    def _measure(self) -> None:
+        """Bring the figures of the status up to date."""
+        now = time.monotonic()
+        phase = self.generation.status.get("phase")
+        if phase == "writing" and self._speed_from:
+            since, first = self._speed_from
+            if now - since >= WRITE_EVERY / 2:
+                self._set_status({"phase": "writing", "tokens_per_s": round((self._tokens - first) / (now - since))})
+            if self.generation.message.reasoning and not self.generation.message.text:
+                self._set_status({"phase": "thinking", "seconds": round(now - since)})
+        elif phase == "thinking":
+            self._set_status({"phase": "thinking", "seconds": round(now - (self._waiting_since or now))})
+
+    async def _finish(self, outcome: Outcome) -> None:
+        generation = self.generation
+        generation.completion_tokens = max(generation.completion_tokens, len(generation.output_ids))
+        generation.prompt_tokens = generation.prompt_tokens or len(generation.prompt_ids)
+        delay = BACK_OFF
+        while True:
+            try:
+                status = {"phase": str(outcome.state)}
+                await in_db(generation.finish, outcome.state, status, outcome.error, outcome.advice)
+                break
+            except DatabaseError as error:
+                log.warning("generation %s: cannot be finished yet: %s", generation.pk, error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, BACK_OFF_MOST)
+        await self.publisher.publish(generation.pk, type="end", state=str(outcome.state))
+
+    # Showing it live
+
+    async def _begin(self) -> None:
+        generation = self.generation
+        if generation.message.text or generation.message.reasoning:
+            generation.status = {"phase": "interrupted", "reason": "The worker stopped"}
+        await self._publish_begin()
+        await self.publisher.publish(generation.pk, type="status", status=generation.status)
+
+    async def _publish_begin(self) -> None:
+        generation = self.generation
+        message = generation.message
+        self._published = _Published(
+            len(message.text), len(message.reasoning), len(generation.output_ids), generation.finish_reason
+        )
+        await self.publisher.publish(
+            generation.pk,
+            type="begin",
+            attempt=generation.attempt,
+            text_at=len(message.text),
+            reasoning_at=len(message.reasoning),
+        )
+
+    def _set_status(self, status: dict[str, Any]) -> None:
+        if status != self.generation.status:
+            self.generation.status = status
+            self._changed.set()
+
+    async def _publish_changes(self) -> None:
+        status = self.generation.status
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            # Text goes first: the entry that carries the last token ids must not come before their text.
+            for channel in ("text", "reasoning"):
+                await self._publish_delta(channel)
+            if self.generation.status is not status:
+                status = self.generation.status
+                await self.publisher.publish(self.generation.pk, type="status", status=status)
+            await asyncio.sleep(PUBLISH_EVERY)
+
+    async def _publish_delta(self, channel: str) -> None:
+        generation, published = self.generation, self._published
+        whole: str = getattr(generation.message, channel)
+        at: int = getattr(published, channel)
+        if len(whole) == at and generation.finish_reason == published.finish_reason:
+            return
+        ids_at = published.ids
+        setattr(published, channel, len(whole))
+        published.ids, published.finish_reason = len(generation.output_ids), generation.finish_reason
+        await self.publisher.publish(
+            generation.pk,
+            type="delta",
+            attempt=generation.attempt,
+            channel=channel,
+            at=at,
+            text=whole[at:],
+            ids_at=ids_at,
+            ids=generation.output_ids[ids_at:],
+            prompt_ids=generation.prompt_ids if ids_at == 0 else [],
+            finish_reason=generation.finish_reason,
+        )
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _refused(error: GatewayError, model: str) -> Outcome:
+    advice = {
+        400: "Shorten the message or start a new chat.",
+        404: "Choose another model.",
+        413: "Shorten the message or start a new chat.",
+    }.get(error.status, "Retry, or choose another model.")
+    return Outcome(Generation.State.FAILED, f"{model}: {error}", advice)
+
+
+def _gave_up(reason: str, model: str, silent: float) -> Outcome:
+    return Outcome(
+        Generation.State.FAILED,
+        f"{model} did not answer within {silent:.0f} s ({reason})",
+        "Retry. The text so far is kept.",
+    )

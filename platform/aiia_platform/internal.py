@@ -1,0 +1,42 @@
+"""What the other roles ask of the platform, with the internal token."""
+
+import hmac
+import json
+from collections.abc import Callable
+from functools import wraps
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from aiia_platform.accounts.models import ApiKey
+from aiia_platform.config import config
+from aiia_platform.problems import problem
+
+
+def internal(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Let only bearers of the internal token in. Bearers come without cookies, so that CSRF has no meaning."""
+
+    @csrf_exempt
+    @wraps(view)
+    def guarded(request: HttpRequest) -> HttpResponse:
+        expected = f"Bearer {config().internal_token}"
+        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+            return problem(401, "Unauthorized", "This address is for aiia's own processes.")
+        return view(request)
+
+    return guarded
+
+
+@internal
+@require_POST
+def verify_key(request: HttpRequest) -> HttpResponse:
+    """`{"key_sha256": hex}` to `{"key_id", "user_id"}`, or 404."""
+    try:
+        digest = str(json.loads(request.body)["key_sha256"])
+    except (ValueError, KeyError, TypeError):
+        return problem(400, "Bad request", 'Send {"key_sha256": "<hex>"}.')
+    key = ApiKey.objects.verify(digest)
+    if key is None:
+        return problem(404, "Not found", "No active key has this hash.")
+    return JsonResponse({"key_id": str(key.id), "user_id": str(key.user_id)})

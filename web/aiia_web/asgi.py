@@ -1,0 +1,38 @@
+"""The ASGI application: Django, and in front of it what configuration mounts under `/v1`."""
+
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import django
+from django.core.asgi import get_asgi_application
+from django.utils.module_loading import import_string
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def mount(site: App, gateway: App) -> App:
+    """One application: `gateway` answers under `/v1` and gets the lifespan events, `site` answers everything else."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope["path"] == "/v1" or scope["path"].startswith("/v1/"):
+            await gateway(scope, receive, send)
+        else:
+            await site(scope, receive, send)
+
+    return dispatch
+
+
+def _application() -> App:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "aiia_platform.settings")
+    django.setup()
+    from aiia_platform.config import config
+
+    site: App = get_asgi_application()
+    return mount(site, import_string(config().gateway_app.replace(":", "."))) if config().gateway_app else site
+
+
+application = _application()
