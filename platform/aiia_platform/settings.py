@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from csp.constants import NONE, SELF
 
@@ -76,12 +76,13 @@ DATABASES = {
         "NAME": unquote(_database.path.lstrip("/")),
         "USER": unquote(_database.username or ""),
         "PASSWORD": unquote(_database.password or ""),
-        "HOST": _database.hostname or "",
+        # A server on a Unix socket is written as `postgresql://user@/name?host=/its/folder`.
+        "HOST": _database.hostname or parse_qs(_database.query).get("host", [""])[0],
         "PORT": str(_database.port or ""),
         "CONN_HEALTH_CHECKS": True,
         # A server has many short-lived threads, so connections are pooled; a test or a command wants one of its own.
         "OPTIONS": {"connect_timeout": 5, "pool": {"min_size": 1, "max_size": 16, "timeout": 10}}
-        if not {"pytest", "migrate"} & {Path(sys.argv[0]).stem, *sys.argv[1:2]}
+        if not {"pytest", "migrate"} & {*Path(sys.argv[0]).parts, *sys.argv[1:2]}
         else {"connect_timeout": 5},
     }
 }

@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import services
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[None]:
+    """A real Postgres, once per run."""
+    with services.postgres():
+        yield
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(postgres_server: None) -> None:
+    """pytest-django makes its test database on the embedded server."""
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[services.RedisServer]:
+    """A real Redis, once per run. A test that kills it starts it again."""
+    server = services.RedisServer()
+    server.start()
+    yield server
+    server.kill()

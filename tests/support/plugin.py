@@ -1,0 +1,38 @@
+"""Environment of the tests. Loaded before pytest-django reads the settings; starts nothing by itself."""
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+ROOT = Path(tempfile.mkdtemp(prefix="aiia-test-"))
+# Postgres runs as a user of its own when the tests run as root.
+ROOT.chmod(0o755)
+atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+
+POSTGRES_DATA = ROOT / "pg"
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+REDIS_PORT = free_port()
+
+os.environ.update(
+    DATABASE_URL=f"postgresql://postgres@/postgres?host={POSTGRES_DATA}",
+    REDIS_URL=f"redis://127.0.0.1:{REDIS_PORT}/0",
+    AIIA_SECRET_KEY="only-for-tests",
+    AIIA_INTERNAL_TOKEN="internal-token-of-the-tests",
+    AIIA_DATA_DIR=str(ROOT / "data"),
+    AIIA_GATEWAY_URL="http://127.0.0.1:9/v1",
+    AIIA_DEBUG="1",
+)
+for name in ("AIIA_SECRET_KEY_FILE", "AIIA_INTERNAL_TOKEN_FILE", "OPENAI_BASE_URL"):
+    os.environ.pop(name, None)
