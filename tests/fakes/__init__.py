@@ -55,19 +55,23 @@ class FakeUpstream:
 
     def control(self, **settings: Any) -> dict[str, Any]:
         """Changes the behaviour of the requests from now on; answers all settings."""
-        return self._call("/control", settings)
+        answer: dict[str, Any] = self._call("/control", settings)
+        return answer
 
     def stats(self) -> dict[str, int]:
         """Counts: running, started, finished, disconnected, faulted."""
-        return self._call("/stats")
+        answer: dict[str, int] = self._call("/stats")
+        return answer
 
     def wait_running(self, running: int, wait: float = 5) -> dict[str, int]:
         """The counts as soon as ``running`` requests run, or after ``wait`` seconds."""
-        return self._call(f"/stats?running={running}&wait={wait}")
+        answer: dict[str, int] = self._call(f"/stats?running={running}&wait={wait}")
+        return answer
 
     def requests(self) -> list[dict[str, Any]]:
         """The last requests, oldest first, each with ``path``, ``headers`` and ``body``."""
-        return self._call("/requests")
+        answer: list[dict[str, Any]] = self._call("/requests")
+        return answer
 
     def kill(self) -> None:
         """Ends the process at once, as ``kill -9`` does."""

@@ -1,7 +1,7 @@
-"""The deterministic language of the fake model: a token's text is a function of its position in the answer alone.
+"""The deterministic language of the fake model: a token's text is a function of its position in the answer.
 
-Token ``i`` of any answer has the id ``FIRST_ID + i``, so a prompt that ends with such ids is continued at the next position,
-and a test can compare any text against the ids that came with it.
+Token ``i`` of any answer has the id ``FIRST_ID + i``, so a prompt that ends with such ids is continued at the next
+position, and a test can compare any text against the ids that came with it.
 """
 
 import zlib
@@ -13,7 +13,7 @@ EOS_ID = 2
 
 
 def token_text(position: int) -> str:
-    """Text of the answer's token at ``position`` (from 0). Some have no text, as when a character is spread over two tokens."""
+    """Text of the token at ``position`` (from 0). Some have none, as when a character is spread over two tokens."""
     match position % 16:
         case 7:
             return ""

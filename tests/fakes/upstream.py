@@ -54,7 +54,7 @@ class Behaviour:
     require_key: str | None = None
 
 
-class Cut(Exception):
+class CutError(Exception):
     """Ends the connection at once: uvicorn closes the socket when an application fails after its headers."""
 
 
@@ -79,25 +79,33 @@ class Upstream:
             known = {f.name for f in fields(Behaviour)}
             for name, value in json.loads(body).items():
                 if name not in known:
-                    return await _json(send, 400, {"error": f"no such setting: {name}"})
+                    await _json(send, 400, {"error": f"no such setting: {name}"})
+                    return
                 setattr(self.behaviour, name, value)
-            return await _json(send, 200, asdict(self.behaviour))
+            await _json(send, 200, asdict(self.behaviour))
+            return
         if route == "GET /stats":
-            return await self._stats(scope, send)
+            await self._stats(scope, send)
+            return
         if route == "GET /requests":
-            return await _json(send, 200, list(self.requests))
+            await _json(send, 200, list(self.requests))
+            return
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         key = self.behaviour.require_key
         if key is not None and headers.get("authorization") != f"Bearer {key}":
-            return await _error(send, 401, "Incorrect API key provided.", "AuthenticationError")
+            await _error(send, 401, "Incorrect API key provided.", "AuthenticationError")
+            return
         if route == "GET /v1/models":
             listed = [{"id": m, "object": "model", "created": 0, "owned_by": "fake"} for m in self.behaviour.models]
-            return await _json(send, 200, {"object": "list", "data": listed})
+            await _json(send, 200, {"object": "list", "data": listed})
+            return
         if route in ("POST /v1/chat/completions", "POST /v1/completions"):
             request = json.loads(body)
             self.requests.append({"path": scope["path"], "headers": headers, "body": request})
-            return await self._generate(scope["path"], request, receive, send)
-        return await _error(send, 404, "Not Found", "NotFoundError")
+            await self._generate(scope["path"], request, receive, send)
+            return
+        await _error(send, 404, "Not Found", "NotFoundError")
+        return
 
     async def _stats(self, scope: dict[str, Any], send: Any) -> None:
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
@@ -129,7 +137,7 @@ class Upstream:
             await work
         except asyncio.CancelledError:
             pass
-        except Cut:
+        except CutError:
             outcome = "faulted"
             raise
         finally:
@@ -149,25 +157,29 @@ class Upstream:
         if fault == "refuse":
             # An application that only raises makes uvicorn answer 500; the socket itself has to go.
             send.__self__.transport.abort()
-            raise Cut
+            raise CutError
         if fault == "hang":
             await asyncio.Event().wait()
         if fault == "status":
-            return await _error(send, self.behaviour.fault_status, "The fake was told to fail.", "InternalServerError")
+            await _error(send, self.behaviour.fault_status, "The fake was told to fail.", "InternalServerError")
+            return
         if fault == "html":
             page = b"<html><body><h1>Server Error</h1></body></html>\n"
-            return await _respond(send, self.behaviour.fault_status, page, b"text/html")
+            await _respond(send, self.behaviour.fault_status, page, b"text/html")
+            return
         if request.get("model") not in self.behaviour.models:
-            return await _error(
-                send, 404, f"The model `{request.get('model')}` does not exist.", "NotFoundError", "model"
-            )
+            message = f"The model `{request.get('model')}` does not exist."
+            await _error(send, 404, message, "NotFoundError", "model")
+            return
         if (request.get("max_tokens") or 1) < 1:
-            return await _error(send, 400, "max_tokens must be at least 1.", "BadRequestError", "max_tokens")
+            await _error(send, 400, "max_tokens must be at least 1.", "BadRequestError", "max_tokens")
+            return
         answer = Answer(path == "/v1/chat/completions", request, self.behaviour)
         if not request.get("stream"):
             if self.behaviour.first_token_s:
                 await asyncio.sleep(self.behaviour.first_token_s)
-            return await _json(send, 200, await answer.whole())
+            await _json(send, 200, await answer.whole())
+            return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         sent = 0
@@ -177,7 +189,7 @@ class Upstream:
             await send({"type": "http.response.body", "body": b"data: %b\n\n" % frame, "more_body": True})
             sent += tokens
         if fault == "die":
-            raise Cut
+            raise CutError
         if fault == "stall":
             await asyncio.Event().wait()
         if fault == "error_frame":
@@ -274,7 +286,8 @@ async def _read_body(receive: Any) -> bytes:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
-            return body
+    dumped: bytes = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return dumped
 
 
 async def _disconnected(receive: Any) -> None:

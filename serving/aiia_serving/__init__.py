@@ -1,0 +1,1 @@
+"""Model catalogue, gateway, manager and Ray Serve applications. Knows nothing of the platform."""

@@ -1,0 +1,26 @@
+"""``python -m aiia_serving gateway``: the gateway as a process of its own."""
+
+import os
+
+import uvicorn
+
+from aiia_serving.logs import configure_logging
+
+
+def main() -> None:
+    configure_logging()
+    uvicorn.run(
+        "aiia_serving.gateway.app:app",
+        host=os.environ.get("AIIA_HOST", "127.0.0.1"),
+        port=int(os.environ.get("AIIA_PORT", "8000")),
+        access_log=False,
+        log_config=None,
+        loop="uvloop",
+        http="httptools",
+        timeout_graceful_shutdown=10,
+        server_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The response to one caller, as raw ASGI messages: every layer above them costs time per token."""
+
+import json
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from aiia_serving.gateway.errors import ApiError
+
+_EVENT_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    # nginx would hold tokens back to fill its buffers.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Reply:
+    """Either one JSON body or a stream of events; an error takes the form that is still possible."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = (b"x-request-id", request_id.encode())
+        self.streaming = False
+        self.status = 0
+
+    async def start_stream(self) -> None:
+        """Sends the headers of an event stream, unless they are sent."""
+        if not self.streaming:
+            self.streaming = True
+            self.status = 200
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": [*_EVENT_STREAM, self._request_id]}
+            )
+
+    async def write(self, frames: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+
+    async def end_stream(self, frames: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": frames})
+
+    async def json(self, value: Any) -> None:
+        await self._whole(200, json.dumps(value, ensure_ascii=False).encode(), {})
+
+    async def error(self, error: ApiError) -> None:
+        if self.streaming:
+            await self.end_stream(error.frame())
+        else:
+            await self._whole(error.status, error.body(), error.headers)
+
+    async def _whole(self, status: int, body: bytes, extra: dict[str, str]) -> None:
+        self.status = status
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            self._request_id,
+            *((name.lower().encode(), value.encode()) for name, value in extra.items()),
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
+    """The request's body, or None when the caller went away. Raises ``ApiError`` 413 over ``limit`` bytes."""
+    too_large = ApiError(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > limit:
+            raise too_large
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the caller has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

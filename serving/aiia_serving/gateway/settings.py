@@ -1,0 +1,28 @@
+"""The gateway's configuration."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aiia_serving.settings import read_secret
+
+
+class GatewaySettings(BaseSettings):
+    """Read from the variables ``AIIA_<NAME>``. Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="AIIA_")
+
+    manager_url: str = "http://127.0.0.1:8001"
+    platform_url: str = "http://127.0.0.1:8000"
+    internal_token: str | None = Field(default_factory=lambda: read_secret("AIIA_INTERNAL_TOKEN"))
+
+    gateway_max_body: int = 32 * 1024 * 1024
+    # How long a request waits for its turn and for a model that is not ready.
+    gateway_hold_s: float = 300
+    # How long a request that has had no answer yet is tried again on a model that is said to be ready.
+    gateway_retry_s: float = 30
+    # How long a model may be silent in the middle of an answer.
+    gateway_stall_s: float = 300
+    gateway_max_waiting: int = 256
+    # How long the platform's word on a key is believed: what it takes a revoked key to stop working.
+    gateway_key_ttl_s: float = 5
+    gateway_unknown_key_ttl_s: float = 2

@@ -1,0 +1,56 @@
+"""Server-sent events as models send them, handled as bytes: frames are split, and read only where they must be."""
+
+DONE = b"data: [DONE]"
+_ERROR = b'data: {"error"'
+# A frame is a few hundred bytes; a stream that never ends one must not fill the memory.
+_MAX_FRAME = 16 * 1024 * 1024
+
+
+class FrameTooLongError(Exception):
+    """A stream sent more than a frame's bound without ending the frame."""
+
+
+class FrameBuffer:
+    """Cuts a stream of bytes after its last whole frame, so that what is passed on never ends inside one."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """All whole frames so far that have not been returned yet. Raises ``FrameTooLongError``."""
+        if self._rest:
+            chunk = self._rest + chunk
+            self._rest = b""
+        if chunk.endswith(b"\n\n"):
+            return chunk
+        end = max(chunk.rfind(b"\n\n") + 2, chunk.rfind(b"\r\n\r\n") + 4)
+        # rfind answers -1, which leaves 1 or 3, for a chunk without any end of a frame.
+        end = 0 if end <= 3 else end
+        self._rest = chunk[end:]
+        if len(self._rest) > _MAX_FRAME:
+            raise FrameTooLongError
+        return chunk[:end]
+
+
+def is_done(frames: bytes) -> bool:
+    """Whether whole ``frames`` end with OpenAI's end mark."""
+    return frames.rstrip().endswith(DONE)
+
+
+def has_error(frames: bytes) -> bool:
+    """Whether one of the whole ``frames`` is OpenAI's error object. Text never matches: JSON escapes its quotes."""
+    return _ERROR in frames
+
+
+def without_done(frames: bytes) -> bytes:
+    """The frames up to an end mark, for a stream that must not look complete."""
+    return frames.partition(DONE)[0]
+
+
+def data_of(frames: bytes) -> list[bytes]:
+    """The data of each frame; comments and other fields are left out."""
+    data = []
+    for line in frames.splitlines():
+        if line.startswith(b"data:"):
+            data.append(line[5:].strip())
+    return data

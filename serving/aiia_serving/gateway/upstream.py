@@ -1,0 +1,102 @@
+"""The connection to a model."""
+
+import json
+from typing import Any
+
+import aiohttp
+
+from aiia_serving.gateway.errors import ApiError, upstream_failed
+from aiia_serving.state import ModelState
+
+_CONNECT_S = 5
+
+
+class UpstreamLostError(Exception):
+    """The way to the model, or the model's process, failed before it answered: another try may succeed."""
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A client for models and our own roles: unbounded, because the queue is what bounds."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        # Compressed events would have to be unpacked to be relayed.
+        headers={"Accept-Encoding": "identity"},
+    )
+
+
+async def open_stream(
+    session: aiohttp.ClientSession, model: ModelState, path: str, payload: dict[str, Any], request_id: str
+) -> aiohttp.ClientResponse:
+    """Sends a request and returns the response once its headers say that a stream follows.
+
+    ``path`` is relative to the model's base URL. Raises ``UpstreamLostError``, or ``ApiError`` when the model refuses.
+    """
+    if model.upstream is None:
+        raise UpstreamLostError("the model has no address yet")
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "X-Request-Id": request_id}
+    if model.upstream.api_key:
+        headers["Authorization"] = f"Bearer {model.upstream.api_key}"
+    if model.engine == "vllm":
+        # Without it Ray Serve hides the caller's leaving from vLLM.
+        headers["x-request-disconnect-disabled"] = "?1"
+    body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        response = await session.post(
+            model.upstream.base_url.rstrip("/") + path, data=body, headers=headers, allow_redirects=False
+        )
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise UpstreamLostError(f"{type(error).__name__} on the way to the model") from error
+    if response.status == 200:
+        if response.content_type != "text/event-stream":
+            response.close()
+            raise upstream_failed("The model did not answer with a stream.")
+        return response
+    try:
+        answer = await response.read()
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamLostError(f"{type(error).__name__} on the way to the model") from error
+    raise _refusal(response, answer)
+
+
+def _refusal(response: aiohttp.ClientResponse, answer: bytes) -> Exception:
+    status = response.status
+    error = _error_object(answer)
+    if status >= 500:
+        # HAProxy's and Serve's own pages say that no replica could be reached; the model's own error is JSON.
+        return UpstreamLostError(f"status {status}" + (f": {error['message']}" if error else ""))
+    message = str(error["message"]) if error else f"The model answered with status {status}."
+    if status in (401, 403):
+        return upstream_failed(
+            "The endpoint of this model refused the key it was configured with.", code="upstream_auth"
+        )
+    if status == 429:
+        return ApiError(
+            429, message, kind="rate_limit_error", code="upstream_busy", retry_after_s=_retry_after(response)
+        )
+    if status == 404:
+        # Serve's router answers 404 for an application that it does not know yet, or no longer.
+        return UpstreamLostError(f"status 404: {message}")
+    code = error.get("code") if error else None
+    param = error.get("param") if error else None
+    return ApiError(
+        status if status in (400, 413, 422) else 400, message, code=str(code or "invalid_request"), param=param
+    )
+
+
+def _error_object(answer: bytes) -> dict[str, Any] | None:
+    try:
+        error = json.loads(answer).get("error")
+    except (ValueError, AttributeError):
+        return None
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) and "message" in error else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float:
+    try:
+        return float(response.headers.get("Retry-After", "1"))
+    except ValueError:
+        return 1.0
