@@ -286,8 +286,7 @@ async def _read_body(receive: Any) -> bytes:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
-    dumped: bytes = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return dumped
+            return body
 
 
 async def _disconnected(receive: Any) -> None:
@@ -296,7 +295,8 @@ async def _disconnected(receive: Any) -> None:
 
 
 def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    dumped: bytes = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return dumped
 
 
 async def _respond(send: Any, status: int, body: bytes, content_type: bytes) -> None:

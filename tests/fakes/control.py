@@ -1,0 +1,113 @@
+"""A stand-in for the manager and the platform as the gateway sees them: model states and keys, changed by the test."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+INTERNAL_TOKEN = "internal-token-of-the-tests"
+
+
+class FakeControl:
+    """Serves ``GET /state`` (with long polls) and ``POST /internal/keys/verify`` from a thread; a context manager."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[str, Any]] = {}
+        self._keys: dict[str, dict[str, str]] = {}
+        self._version = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self.verifications = 0
+        control = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._answer(*control._state(self.path, self.headers))
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                self._answer(*control._verify(json.loads(body), self.headers))
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def _answer(self, status: int, value: Any) -> None:
+                body = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def set_model(self, model_id: str, base_url: str, **fields: Any) -> None:
+        """Adds or changes a model; it is ``ready`` unless ``fields`` say otherwise."""
+        state = {
+            "id": model_id,
+            "task": "chat",
+            "engine": "openai",
+            "title": model_id,
+            "state": "ready",
+            "upstream": {"base_url": base_url, "model": model_id, "api_key": None},
+            "exact_continuation": True,
+        }
+        with self._changed:
+            self._models[model_id] = {**state, **fields}
+            self._bump()
+
+    def remove_model(self, model_id: str) -> None:
+        with self._changed:
+            del self._models[model_id]
+            self._bump()
+
+    def add_key(self, key: str, user: str) -> None:
+        self._keys[hashlib.sha256(key.encode()).hexdigest()] = {"key_id": f"id-of-{user}", "user_id": user}
+
+    def revoke_key(self, key: str) -> None:
+        del self._keys[hashlib.sha256(key.encode()).hexdigest()]
+
+    def _bump(self) -> None:
+        self._version += 1
+        self._changed.notify_all()
+
+    def _state(self, path: str, headers: Mapping[str, str]) -> tuple[int, Any]:
+        if headers.get("Authorization") != f"Bearer {INTERNAL_TOKEN}":
+            return 401, {}
+        query = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or str(self._version) != query.get("after"), float(query.get("wait", "0"))
+            )
+            return 200, {"version": str(self._version), "models": list(self._models.values())}
+
+    def _verify(self, body: dict[str, str], headers: Mapping[str, str]) -> tuple[int, Any]:
+        if headers.get("Authorization") != f"Bearer {INTERNAL_TOKEN}":
+            return 401, {}
+        self.verifications += 1
+        known = self._keys.get(body["key_sha256"])
+        return (200, known) if known else (404, {})
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
