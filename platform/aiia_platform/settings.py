@@ -23,6 +23,8 @@ if _config.host not in {"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"}:  # no
     ALLOWED_HOSTS.append(_config.host)
 
 INSTALLED_APPS = [
+    # First, because its templates of allauth's pages stand in for allauth's own.
+    "aiia_web",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.humanize",
@@ -38,7 +40,6 @@ INSTALLED_APPS = [
     "aiia_platform.accounts",
     "aiia_platform.chats",
     "aiia_platform.generations",
-    "aiia_web",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
