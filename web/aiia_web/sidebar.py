@@ -1,0 +1,39 @@
+"""The list of chats beside every page."""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from itertools import groupby
+
+from django.utils import timezone
+
+from aiia_platform.accounts.models import User
+from aiia_platform.chats.models import Chat
+
+#: Chats in the sidebar; all of them are on a page of their own.
+SHOWN = 60
+
+
+def period(day: date, today: date) -> str:
+    """The heading under which a chat of that day stands."""
+    match (today - day).days:
+        case days if days <= 0:
+            return "Today"
+        case 1:
+            return "Yesterday"
+        case days if days <= 7:
+            return "Last 7 days"
+    return f"{day:%B}" if day.year == today.year else f"{day:%B %Y}"
+
+
+class Sidebar:
+    """The newest chats of a user."""
+
+    def __init__(self, user: User) -> None:
+        found = list(Chat.objects.of(user).with_activity()[: SHOWN + 1])
+        self.chats, self.has_more = found[:SHOWN], len(found) > SHOWN
+
+    def groups(self) -> Iterator[tuple[str, list[Chat]]]:
+        """The chats under their headings."""
+        today = timezone.localdate()
+        for heading, chats in groupby(self.chats, lambda chat: period(timezone.localdate(chat.updated_at), today)):
+            yield heading, list(chats)

@@ -1,0 +1,183 @@
+"""A running answer as server-sent events: rendered blocks, words for the phase, and the end."""
+
+import asyncio
+import json
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Self
+
+from aiia_platform.generations.live import End, Event, Ping, Reasoning, Status, Text
+from aiia_web import words
+from aiia_web.markdown import Growing
+
+#: Seconds between two pictures of the text, and how many times its own cost a rendering waits: a fifth of a processor
+#: at most for one reader, however long the block is that grows.
+FRAME = 0.045
+REST = 4
+
+
+@dataclass(frozen=True)
+class Position:
+    """How much of an answer a browser shows, as it travels in event ids: characters of text and of reasoning.
+
+    The checksum says of which text, so that one which was cut meanwhile is noticed.
+    """
+
+    attempt: int
+    text: int
+    reasoning: int
+    checksum: int
+
+    @classmethod
+    def of(cls, attempt: int, text: str, reasoning: str) -> Self:
+        return cls(attempt, len(text), len(reasoning), zlib.crc32(reasoning.encode(), zlib.crc32(text.encode())))
+
+    @classmethod
+    def parse(cls, value: str) -> "Position | None":
+        """The position that an id stands for, or None when it is not one of ours."""
+        if not (match := re.fullmatch(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})\.([0-9a-f]{1,8})", value, re.ASCII)):
+            return None
+        return cls(int(match[1]), int(match[2]), int(match[3]), int(match[4], 16))
+
+    def __str__(self) -> str:
+        return f"{self.attempt}.{self.text}.{self.reasoning}.{self.checksum:x}"
+
+
+class _Page:
+    """What one browser shows of an answer, and what it has to be told next."""
+
+    def __init__(self, position: Position | None, model: str) -> None:
+        self._position = position
+        self._model = model
+        self._growing = Growing()
+        self._attempt, self._text, self._reasoning = 0, "", ""
+        #: None: it may show anything, so it gets all of it.
+        self._shown: list[str] | None = None
+        self._shown_reasoning: str | None = None
+        self._words = ""
+
+    def take(self, event: Text | Reasoning) -> None:
+        self._attempt = event.attempt
+        if isinstance(event, Text):
+            self._text = self._text[: event.offset] + event.text
+        else:
+            self._reasoning = self._reasoning[: event.offset] + event.text
+
+    def frames(self, *, final: bool = False) -> list[str]:
+        """The events that bring the browser up to date."""
+        if self._position and not self._resume(self._position, final=final):
+            return []
+        changes: list[tuple[str, object]] = []
+        if self._reasoning != self._shown_reasoning:
+            known = self._shown_reasoning or ""
+            fresh = self._shown_reasoning is None or not self._reasoning.startswith(known)
+            changes.append(("reasoning", {"text": self._reasoning[0 if fresh else len(known) :], "fresh": fresh}))
+            self._shown_reasoning = self._reasoning
+        blocks, shown = self._growing.render(self._text), self._shown or []
+        if self._shown is None or blocks != shown:
+            changed = [(i, html) for i, html in enumerate(blocks) if i >= len(shown) or html != shown[i]]
+            changes.append(("blocks", {"count": len(blocks), "changed": changed}))
+            self._shown = blocks
+        # Only the last one carries the id: a browser that has it has them all.
+        place = Position.of(self._attempt, self._text, self._reasoning)
+        return [frame(kind, data, place if i == len(changes) else None) for i, (kind, data) in enumerate(changes, 1)]
+
+    def status(self, detail: dict[str, Any]) -> list[str]:
+        now = words.status(detail, self._model)
+        if now == self._words:
+            return []
+        self._words = now
+        return [frame("status", {"text": now})]
+
+    def _resume(self, position: Position, *, final: bool) -> bool:
+        """Start from what the browser already shows. False while that is more than what is known here."""
+        if len(self._text) < position.text and self._attempt in (0, position.attempt) and not final:
+            # Redis was lost, and Postgres is about a second behind what it had sent.
+            return False
+        text, reasoning = self._text[: position.text], self._reasoning[: position.reasoning]
+        if Position.of(position.attempt, text, reasoning) == position:
+            self._shown, self._shown_reasoning = self._growing.render(text), reasoning
+        self._position = None
+        return True
+
+
+def frame(event: str, data: object, place: Position | None = None) -> str:
+    """One server-sent event."""
+    head = f"id: {place}\n" if place else ""
+    return f"{head}event: {event}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+async def stream(
+    events: AsyncIterator[Event],
+    *,
+    model: str,
+    position: Position | None,
+    finish: Callable[[], Awaitable[dict[str, str]]],
+) -> AsyncIterator[str]:
+    """The events of a generation as server-sent events, from `position` on.
+
+    The first text goes out at once, then at most one picture per `FRAME` seconds. `finish` gives the data of the last
+    event, `done`.
+    """
+    page = _Page(position, model)
+    next_frame = 0.0
+    dirty = False
+    yield "retry: 1000\n\n"
+    async with aclosing(_Ahead(events)) as ahead:
+        async for event in ahead.until(lambda: next_frame if dirty else None):
+            now = time.monotonic()
+            match event:
+                case Text() | Reasoning():
+                    page.take(event)
+                    dirty = True
+                case Status():
+                    for part in page.status(event.detail):
+                        yield part
+                case Ping():
+                    yield frame("ping", {})
+                case End():
+                    for part in page.frames(final=True):
+                        yield part
+                    yield frame("done", await finish())
+                    return
+            if dirty and now >= next_frame:
+                for part in page.frames():
+                    yield part
+                cost = time.monotonic() - now
+                dirty, next_frame = False, now + max(FRAME, REST * cost)
+
+
+class _Ahead:
+    """Reads an iterator one item ahead, so that waiting for the next one can have a deadline without losing it."""
+
+    def __init__(self, source: AsyncIterator[Event]) -> None:
+        self._source = source
+        self._next: asyncio.Task[Event] | None = None
+
+    async def until(self, deadline: Callable[[], float | None]) -> AsyncIterator[Event | None]:
+        """The items, and None whenever the deadline passes first."""
+        while True:
+            self._next = self._next or asyncio.ensure_future(anext(self._source))  # type: ignore[arg-type]
+            limit = deadline()
+            wait = None if limit is None else max(0.0, limit - time.monotonic())
+            done, _ = await asyncio.wait({self._next}, timeout=wait)
+            if not done:
+                yield None
+                continue
+            task, self._next = self._next, None
+            try:
+                event = task.result()
+            except StopAsyncIteration:
+                return
+            yield event
+
+    async def aclose(self) -> None:
+        if self._next:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        if close := getattr(self._source, "aclose", None):
+            await close()

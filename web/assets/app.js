@@ -1,0 +1,9 @@
+// The page works without this file; it makes sending, streaming and menus smooth.
+import Alpine from "@alpinejs/csp";
+import htmx from "htmx.org";
+import "./chat.js";
+import "./frame.js";
+import { follow } from "./stream.js";
+
+htmx.onLoad(follow);
+Alpine.start();

@@ -1,0 +1,55 @@
+// The composer and the chat's keys.
+import htmx from "htmx.org";
+import { newest, toEnd } from "./stream.js";
+
+const composer = () => document.getElementById("composer");
+const touch = matchMedia("(pointer: coarse)");
+
+addEventListener("keydown", (event) => {
+  const form = composer();
+  const command = event.ctrlKey || event.metaKey;
+  if (event.target.matches?.("#composer textarea") && event.key === "Enter") {
+    // A phone's keyboard has no Shift-Enter; there the arrow sends. Enter also ends a word in Chinese or Japanese.
+    if (event.shiftKey || event.isComposing || touch.matches) return;
+    event.preventDefault();
+    if (event.target.value.trim()) form.requestSubmit(form.querySelector("[data-send]"));
+  } else if (event.key === "Escape" && !event.defaultPrevented && form?.hasAttribute("data-running")) {
+    document.getElementById("stop")?.requestSubmit();
+  } else if (command && event.shiftKey && event.key.toLowerCase() === "o") {
+    event.preventDefault();
+    location.assign("/");
+  } else if (command && event.shiftKey && event.key.toLowerCase() === "c") {
+    const copy = [...document.querySelectorAll("[data-copy-answer]")].at(-1);
+    if (copy) event.preventDefault(), copy.click();
+  } else if (event.key === "?" && !event.target.matches?.("input, textarea, select")) {
+    document.getElementById("keys")?.showModal();
+  }
+});
+
+addEventListener("click", ({ target }) => {
+  if (target.closest?.("#newest")) toEnd();
+  const keys = document.getElementById("keys");
+  if (target === keys || target.closest?.("#keys [data-close]")) keys.close();
+});
+
+// What was accepted leaves the composer; what was refused stays in it. Text typed meanwhile is not touched.
+htmx.on("htmx:beforeRequest", ({ detail }) => {
+  if (detail.elt === composer()) composer().sent = composer().elements.text.value;
+});
+htmx.on("htmx:afterRequest", ({ detail }) => {
+  const form = composer();
+  if (detail.elt !== form || !detail.successful) return;
+  const { text } = form.elements;
+  if (text.value === form.sent) text.value = "";
+  document.getElementById("welcome")?.remove();
+  if (!touch.matches) text.focus();
+  toEnd();
+});
+htmx.on("htmx:sendError", ({ detail }) => {
+  const place = detail.elt === composer() && document.getElementById("composer-error");
+  if (place) place.textContent = "The server did not answer. Your text is still here, send it again";
+});
+
+document.addEventListener("scroll", newest, { capture: true, passive: true });
+if (document.readyState === "loading") addEventListener("DOMContentLoaded", toEnd);
+else toEnd();

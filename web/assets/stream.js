@@ -1,0 +1,156 @@
+// Follows a running answer. The server renders; this puts what arrives into its place.
+//
+// Not htmx's own extension: that one opens a new connection after a break, without the id of the last event, and so
+// loses its place. The browser's EventSource sends the id by itself; where it gives up, `?after=` carries it.
+import htmx from "htmx.org";
+
+const SILENCE = 35_000; // the server says something every 10 s
+const NEAR = 80; // pixels from the end within which the reader counts as being there
+
+/** Starts a stream for each running answer in what has been added to the page. */
+export function follow(element) {
+  const running = element.matches?.("[data-stream]") ? [element] : element.querySelectorAll?.("[data-stream]");
+  for (const message of running ?? []) {
+    if (!message.following) message.following = new Stream(message);
+  }
+}
+
+class Stream {
+  constructor(message) {
+    this.message = message;
+    this.blocks = message.querySelector("[data-blocks]");
+    this.status = message.querySelector("[data-status]");
+    this.after = message.dataset.after;
+    this.failures = 0;
+    announce("Answer started");
+    running(true);
+    this.connect();
+  }
+
+  connect() {
+    if (!this.message.isConnected) return;
+    const source = new EventSource(`${this.message.dataset.stream}?after=${encodeURIComponent(this.after)}`);
+    this.source = source;
+    source.onopen = () => {
+      this.failures = 0;
+      this.online();
+      this.alive();
+    };
+    source.onerror = () => {
+      this.say("Connection lost. The answer goes on, reconnecting");
+      // While it is CONNECTING the browser tries again by itself, with the last id.
+      if (source.readyState === EventSource.CLOSED) this.reconnect();
+    };
+    const on = (type, handle) =>
+      source.addEventListener(type, (event) => {
+        if (event.lastEventId) this.after = event.lastEventId;
+        this.online();
+        this.alive();
+        handle(event.data && JSON.parse(event.data));
+      });
+    on("ping", () => {});
+    on("status", ({ text }) => (this.status.textContent = this.words = text));
+    on("blocks", (data) => following(() => this.place(data)));
+    on("reasoning", (data) => following(() => this.think(data)));
+    on("done", (data) => this.finish(data));
+  }
+
+  /** A line can be dead without either end noticing. */
+  alive() {
+    clearTimeout(this.watch);
+    this.watch = setTimeout(() => this.reconnect(), SILENCE);
+  }
+
+  reconnect() {
+    this.source.close();
+    clearTimeout(this.watch);
+    this.say("Connection lost. The answer goes on, reconnecting");
+    this.failures += 1;
+    setTimeout(() => this.connect(), Math.min(10_000, 500 * 2 ** this.failures));
+  }
+
+  /** Shows that the line is broken, and afterwards again what was there before. */
+  say(text) {
+    this.words ??= this.status.textContent;
+    this.status.textContent = text;
+    this.lost = true;
+  }
+
+  online() {
+    if (!this.lost) return;
+    this.lost = false;
+    if (this.words) this.status.textContent = this.words;
+  }
+
+  place({ count, changed }) {
+    while (this.blocks.children.length > count) this.blocks.lastElementChild.remove();
+    for (const [index, html] of changed) {
+      const block = this.blocks.children[index] ?? this.blocks.appendChild(document.createElement("div"));
+      block.innerHTML = html;
+    }
+  }
+
+  think({ text, fresh }) {
+    const thoughts = this.message.querySelector("[data-reasoning]");
+    thoughts.hidden = false;
+    const body = thoughts.querySelector("[data-reasoning-text]");
+    if (fresh) body.textContent = "";
+    body.append(text);
+  }
+
+  finish({ footer, chats }) {
+    this.source.close();
+    clearTimeout(this.watch);
+    following(() => {
+      const old = this.message.querySelector("[data-footer]");
+      old.insertAdjacentHTML("afterend", footer);
+      const fresh = old.nextElementSibling;
+      old.remove();
+      if (fresh) htmx.process(fresh);
+    });
+    const list = document.getElementById("chats");
+    if (list && chats) {
+      list.outerHTML = chats;
+      htmx.process(document.getElementById("chats"));
+    }
+    this.message.removeAttribute("data-stream");
+    this.message.setAttribute("aria-busy", "false");
+    running(false);
+    announce("Answer finished");
+  }
+}
+
+/** Whether the composer stops or sends. */
+function running(value) {
+  document.getElementById("composer")?.toggleAttribute("data-running", value);
+}
+
+function announce(text) {
+  const place = document.getElementById("announcer");
+  if (place) place.textContent = text;
+}
+
+// Scrolling: the page stays at its end while the reader is there, and leaves them alone otherwise.
+
+const scroller = () => document.getElementById("scroller");
+const atEnd = (box) => box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
+
+function following(change) {
+  const box = scroller();
+  const follow = box && atEnd(box);
+  change();
+  if (follow) box.scrollTop = box.scrollHeight;
+  newest();
+}
+
+export function toEnd() {
+  const box = scroller();
+  if (box) box.scrollTop = box.scrollHeight;
+  newest();
+}
+
+export function newest() {
+  const box = scroller();
+  const button = document.getElementById("newest");
+  if (box && button) button.hidden = atEnd(box);
+}
