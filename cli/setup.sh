@@ -162,6 +162,7 @@ is_set_up() { [ -r "/proc/$1/cmdline" ] && tr '\0' ' ' <"/proc/$1/cmdline" | gre
 run() {
     log=$state/$1
     shift
+    : >"$log"
     "$@" >"$log" 2>&1 </dev/null &
     child=$!
     echo $child >"$state/child"

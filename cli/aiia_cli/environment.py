@@ -1,0 +1,115 @@
+"""The environment of each role: the one place where `aiia up` turns its options into configuration.
+
+docs/developers/architecture.md says who reads what.
+"""
+
+import hashlib
+import itertools
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from aiia_cli.credentials import secret
+from aiia_cli.datadir import DataDir, default_model_cache
+from aiia_cli.errors import UserError
+from aiia_cli.options import Options
+from aiia_cli.ports import LOOPBACK
+
+#: Unix socket paths end at 107 characters, and Ray's add some 65 to this folder's.
+_LONGEST_RAY_FOLDER = 40
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports of the internal roles."""
+
+    postgres: int
+    redis: int
+    manager: int
+    ray: int
+    serve: int
+
+
+def platform_environment(data: DataDir, database_url: str, redis_url: str) -> dict[str, str]:
+    """What any of the platform's commands needs, on top of our own environment."""
+    # Secrets go by file, so that they show neither in process lists nor in a dump of the environment.
+    return {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "AIIA_DATA_DIR": str(data.path),
+        "AIIA_SECRET_KEY_FILE": str(secret(data.secrets, "secret-key")),
+        "AIIA_INTERNAL_TOKEN_FILE": str(secret(data.secrets, "internal-token")),
+    }
+
+
+def role_environment(options: Options, ports: Ports, database_url: str, redis_url: str) -> dict[str, str]:
+    """What every role of ours gets: they are one trust domain, and each reads what concerns it."""
+    environment = platform_environment(options.data, database_url, redis_url) | {
+        "AIIA_HOST": options.host,
+        "AIIA_PORT": str(options.port),
+        "AIIA_ALLOWED_HOSTS": ",".join(_allowed_hosts(options, os.environ)),
+        "AIIA_GATEWAY_URL": f"{options.address}/v1",
+        "AIIA_GATEWAY_APP": "aiia_serving.gateway.app:app",
+        "AIIA_PLATFORM_URL": options.address,
+        "AIIA_MANAGER_URL": f"http://{LOOPBACK}:{ports.manager}",
+        "AIIA_MANAGER_PORT": str(ports.manager),
+        "AIIA_MODELS_DIR": os.pathsep.join(map(str, _model_folders(options.data))),
+        "AIIA_MODEL_CACHE": os.environ.get("AIIA_MODEL_CACHE") or str(default_model_cache()),
+        "AIIA_RAY_PORT": str(ports.ray),
+        "AIIA_SERVE_PORT": str(ports.serve),
+        "AIIA_NO_MODELS": "1" if options.no_models else "",
+    }
+    if options.openai_base_url:
+        environment["OPENAI_BASE_URL"] = options.openai_base_url
+    return environment
+
+
+def ray_environment(data: DataDir) -> dict[str, str]:
+    """What the roles that speak to Ray need besides: loopback only, and a token."""
+    token = str(secret(data.secrets, "ray-token"))
+    return {
+        "AIIA_RAY_TOKEN_FILE": token,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": token,
+        # Ray otherwise replaces 127.0.0.1 by the machine's address and listens everywhere.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_TMPDIR": str(ray_folder(data)),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def ray_folder(data: DataDir) -> Path:
+    """A folder of this user and data directory alone with a short path, for Ray's sockets."""
+    temporary = tempfile.gettempdir()
+    base = Path(temporary if len(temporary) <= _LONGEST_RAY_FOLDER - 15 else "/tmp")  # noqa: S108
+    folder = base / f"aiia-{hashlib.sha256(f'{os.geteuid()}:{data.path}'.encode()).hexdigest()[:8]}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        raise UserError(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
+    return folder
+
+
+def _model_folders(data: DataDir) -> list[Path]:
+    """Folders of Model documents: the packaged ones first, then the owner's."""
+    packaged = Path(__file__).parents[2] / "models"
+    return [packaged, data.models] if packaged.is_dir() else [data.models]
+
+
+def _allowed_hosts(options: Options, environ: Mapping[str, str]) -> list[str]:
+    """Names under which a browser may ask for us: when we listen on all addresses, each of this machine's."""
+    hosts = [host for host in environ.get("AIIA_ALLOWED_HOSTS", "").split(",") if host]
+    if options.local_host != options.host:
+        hosts.append(socket.gethostname())
+        for found in itertools.chain.from_iterable(psutil.net_if_addrs().values()):
+            if found.family == socket.AF_INET:
+                hosts.append(found.address)
+            elif found.family == socket.AF_INET6:
+                hosts.append(f"[{found.address.partition('%')[0]}]")
+    return list(dict.fromkeys(hosts))

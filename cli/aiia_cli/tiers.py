@@ -1,0 +1,5 @@
+"""`aiia test`."""
+
+
+def run_tiers(arguments: list[str]) -> int:
+    raise NotImplementedError
