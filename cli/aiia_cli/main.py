@@ -159,9 +159,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if os.environ.get("AIIA_DEBUG"):
+        if os.environ.get("AIIA_TRACEBACK"):
             raise
-        _say(f"an error of aiia itself: {type(error).__name__}: {error}\nAIIA_DEBUG=1 shows where.")
+        _say(f"an error of aiia itself: {type(error).__name__}: {error}\nAIIA_TRACEBACK=1 shows where.")
         sys.exit(1)
 
 

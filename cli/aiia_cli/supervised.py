@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from aiia_cli.children import Child, Children
 from aiia_cli.errors import UserError
@@ -101,7 +102,8 @@ class Supervised:
         if child:
             child.send(self.role.stop_signal)
             hurried = asyncio.create_task(hurry.wait())
-            await asyncio.wait({child.ended, hurried}, timeout=self.role.grace, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {child.ended, hurried}
+            await asyncio.wait(either, timeout=self.role.grace, return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             if not child.ended.done() and self.role.stop_signal == signal.SIGINT:
                 child.send(signal.SIGQUIT)  # Postgres: stop at once, recover at the next start
