@@ -38,12 +38,12 @@ async def redis(host: str, port: int) -> bool:
     return answer.startswith((b"+PONG", b"-NOAUTH"))
 
 
-async def http(host: str, port: int, path: str) -> tuple[int, bytes]:
+async def http(host: str, port: int, path: str, patience: float = _TIMEOUT_S) -> tuple[int, bytes]:
     """GET over HTTP/1.0: status (0 without an answer) and body."""
     name = f"[{host}]" if ":" in host else host
     request = f"GET {path} HTTP/1.0\r\nHost: {name}:{port}\r\nUser-Agent: aiia\r\n\r\n".encode()
     try:
-        answer = await asyncio.wait_for(_exchange(host, port, request), _TIMEOUT_S)
+        answer = await asyncio.wait_for(_exchange(host, port, request), patience)
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split(None, 2)[1]), body
     except (OSError, TimeoutError, ValueError, IndexError):
@@ -55,9 +55,9 @@ async def http_ok(host: str, port: int, path: str) -> bool:
     return (await http(host, port, path))[0] == 200
 
 
-async def http_json(host: str, port: int, path: str) -> dict[str, Any] | None:
+async def http_json(host: str, port: int, path: str, patience: float = _TIMEOUT_S) -> dict[str, Any] | None:
     """The JSON object that GET answers, with whatever status, or None."""
-    _, body = await http(host, port, path)
+    _, body = await http(host, port, path, patience)
     try:
         answer = json.loads(body)
     except ValueError:

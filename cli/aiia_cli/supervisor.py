@@ -25,7 +25,9 @@ from aiia_cli.supervised import Supervised
 _STOP_ORDER = ("web", "worker", "manager", "models", "redis", "postgres")
 #: How long a role waits for those it comes after; a broken page must not keep the models from starting.
 _PATIENCE_S = 20.0
-_WATCH_EVERY_S = 1.0
+_OBSERVE_EVERY_S = 1.0
+_READYZ_EVERY_S = 5.0
+_READYZ_MEANWHILE_S = 0.5
 
 
 class Supervisor:
@@ -65,11 +67,11 @@ class Supervisor:
         adopt_orphans()
         await end_leftovers(record.read(data))
         require_free(self._options.host, self._options.port)
-        tasks = [asyncio.create_task(self._bring_up()), asyncio.create_task(self._watch())]
+        tasks = [asyncio.create_task(part) for part in (self._bring_up(), self._observe(), self._ask_readyz())]
         asked = asyncio.create_task(self._stop.wait())
         try:
-            # `_bring_up` comes to an end, `_watch` does not: either may fail.
-            pending = {*tasks, asked}
+            # `_bring_up` comes to an end, the others do not; any may fail.
+            pending: set[asyncio.Task[Any]] = {*tasks, asked}
             while not asked.done():
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -142,20 +144,22 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._supervised[name].settled.wait(), _PATIENCE_S)
 
-    async def _watch(self) -> None:
-        """What no probe of a single process tells: the families, the worker, the models."""
-        turn = 0
+    async def _observe(self) -> None:
+        """Know every process of the run, and write them down for a start after we ourselves were killed."""
         while True:
             processes = [(process.pid, process.create_time()) for process in self._families.observe()]
             if processes != self._record["processes"]:
                 self._record["processes"] = processes
                 self._report()
-            web = self._supervised.get("web")
-            if web and web.state == "ready" and (turn % 5 == 0 or not self._is_all_ready()):
-                host, port = self._options.local_host, self._options.port
-                self._learn(await probes.http_json(host, port, "/readyz"))
-            turn += 1
-            await asyncio.sleep(_WATCH_EVERY_S)
+            await asyncio.sleep(_OBSERVE_EVERY_S)
+
+    async def _ask_readyz(self) -> None:
+        """Learn from the web role what no probe of a single process tells: how the worker and the models are."""
+        host, port = self._options.local_host, self._options.port
+        while True:
+            if (web := self._supervised.get("web")) and web.state == "ready":
+                self._learn(await probes.http_json(host, port, "/readyz", patience=10))
+            await asyncio.sleep(_READYZ_EVERY_S if self._is_all_ready() else _READYZ_MEANWHILE_S)
 
     def _learn(self, readyz: dict[str, Any] | None) -> None:
         if readyz is None:
@@ -167,9 +171,8 @@ class Supervisor:
             self._report()
 
     def _is_all_ready(self) -> bool:
-        return all(s.state == "ready" for s in self._supervised.values()) and all(
-            model["state"] == "ready" for model in self._models
-        )
+        states = [supervised.state for supervised in self._supervised.values()]
+        return bool(states) and all(state == "ready" for state in [*states, *(m["state"] for m in self._models)])
 
     async def _take_down(self) -> None:
         self._report("stopping")
@@ -182,7 +185,7 @@ class Supervisor:
         if (worker := self._supervised.get("worker")) and worker.state == "failed":
             self._worker_ready = False  # what /readyz said was of the process before
         if not state and self._record["state"] in {"starting", "ready"}:
-            state = "ready" if self._supervised and self._is_all_ready() else "starting"
+            state = "ready" if self._is_all_ready() else "starting"
         self._record["state"] = state or self._record["state"]
         self._record["roles"] = {name: supervised.record() for name, supervised in self._supervised.items()}
         self._record["models"] = self._models
