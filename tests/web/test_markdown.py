@@ -4,9 +4,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from aiia_web.markdown import Growing, blocks
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from aiia_web.markdown import Growing, blocks
 
 pytestmark = pytest.mark.unit
 
@@ -151,11 +152,30 @@ XSS = [
     "<base href=//evil>",
     "[x]: javascript:alert(1)\n\n[x]",
 ]
-ALLOWED = {
-    **dict.fromkeys(
-        ("p", "br", "hr", "blockquote", "ul", "li", "strong", "em", "s", "code", "table", "thead", "tbody", "tr"), set()
-    ),
-    **dict.fromkeys(("h1", "h2", "h3", "h4", "h5", "h6"), set()),
+PLAIN = [
+    "p",
+    "br",
+    "hr",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "blockquote",
+    "ul",
+    "li",
+    "strong",
+    "em",
+    "s",
+    "code",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+]
+ALLOWED: dict[str, set[str]] = {
+    **{tag: set() for tag in PLAIN},
     "a": {"href", "title", "rel", "target"},
     "ol": {"start"},
     "span": {"class"},

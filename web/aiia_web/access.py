@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, cast
 
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
@@ -28,11 +28,13 @@ def signed_in(
     """
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         if request.user.is_authenticated:
-            return view(request, *args, **kwargs)  # type: ignore[arg-type]
+            return view(cast(SignedInRequest, request), *args, **kwargs)
         if is_fragment(request):
-            return toast(request, 401, "You are signed out. Log in in another tab, then go on here", href="account_login")
+            return toast(
+                request, 401, "You are signed out. Log in in another tab, then go on here", href="account_login"
+            )
         return redirect_to_login(request.get_full_path())
 
     return guarded

@@ -14,14 +14,14 @@ from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.fragments import is_fragment
 
 
-class ThemeForm(forms.ModelForm[User]):
+class ThemeForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the checker only
     class Meta:
         model = User
         fields = ("theme",)
         widgets = {"theme": forms.RadioSelect}
 
 
-class KeyForm(forms.ModelForm[ApiKey]):
+class KeyForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = ApiKey
         fields = ("name",)

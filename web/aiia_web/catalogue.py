@@ -35,6 +35,4 @@ def state(request: SignedInRequest) -> HttpResponse:
     """The state of the chosen model, and the list of models when the page has another one."""
     picker = Picker(request.GET.get("model", ""))
     outdated = request.GET.get("have") != picker.digest
-    return render(request, "components/model_state.html", {"picker": picker, "outdated": outdated})
-
-
+    return render(request, "components/model_state.html", {"picker": picker, "outdated": outdated, "fragment": True})

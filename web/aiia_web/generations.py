@@ -38,7 +38,8 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         ended = _of(user).filter(pk=generation_id).first()
         # A chat may be deleted while somebody reads it.
         footer = render_to_string("components/footer.html", {"message": ended.message}, request) if ended else ""
-        return {"footer": footer, "chats": render_to_string("components/chat_list.html", {"user": user}, request)}
+        beside = {"user": user, "chat": ended.message.chat if ended else None}
+        return {"footer": footer, "chats": render_to_string("components/chat_list.html", beside, request)}
 
     body = stream(
         follow(generation_id),

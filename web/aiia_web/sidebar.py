@@ -1,7 +1,7 @@
 """The list of chats beside every page."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 from itertools import groupby
 
 from django.utils import timezone

@@ -128,7 +128,8 @@ async def stream(
     dirty = False
     yield "retry: 1000\n\n"
     async with aclosing(_Ahead(events)) as ahead:
-        async for event in ahead.until(lambda: next_frame if dirty else None):
+        while True:
+            event = await ahead.next(next_frame if dirty else None)
             now = time.monotonic()
             match event:
                 case Text() | Reasoning():
@@ -156,24 +157,17 @@ class _Ahead:
 
     def __init__(self, source: AsyncIterator[Event]) -> None:
         self._source = source
-        self._next: asyncio.Task[Event] | None = None
+        self._next: asyncio.Future[Event] | None = None
 
-    async def until(self, deadline: Callable[[], float | None]) -> AsyncIterator[Event | None]:
-        """The items, and None whenever the deadline passes first."""
-        while True:
-            self._next = self._next or asyncio.ensure_future(anext(self._source))  # type: ignore[arg-type]
-            limit = deadline()
-            wait = None if limit is None else max(0.0, limit - time.monotonic())
-            done, _ = await asyncio.wait({self._next}, timeout=wait)
-            if not done:
-                yield None
-                continue
-            task, self._next = self._next, None
-            try:
-                event = task.result()
-            except StopAsyncIteration:
-                return
-            yield event
+    async def next(self, deadline: float | None) -> Event | None:
+        """The next item, or None when the deadline (of the monotonic clock) passes first."""
+        self._next = self._next or asyncio.ensure_future(anext(self._source))
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        done, _ = await asyncio.wait({self._next}, timeout=wait)
+        if not done:
+            return None
+        item, self._next = self._next, None
+        return item.result()
 
     async def aclose(self) -> None:
         if self._next:

@@ -65,7 +65,9 @@ def show(request: HttpRequest) -> HttpResponse:
         "field": KeyForm()["name"],
         "invalid": invalid["name"],
         "question": Message(role="user", text="How large is a circle?\nAnd Paris?"),
-        "answers": [_message(state, fields, ANSWER if state == State.DONE else "A part of it") for state, fields in OUTCOMES],
+        "answers": [
+            _message(state, fields, ANSWER if state == State.DONE else "A part of it") for state, fields in OUTCOMES
+        ],
         "models": [
             _model("ready"),
             _model("starting", eta_s=40),

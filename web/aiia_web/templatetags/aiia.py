@@ -12,6 +12,7 @@ from aiia_platform.chats.models import Message
 from aiia_platform.gateway import ModelInfo
 from aiia_platform.generations.models import Generation
 from aiia_web import markdown, words
+from aiia_web.catalogue import Picker
 from aiia_web.sidebar import Sidebar
 from aiia_web.streaming import Position
 
@@ -20,7 +21,7 @@ register = template.Library()
 
 @register.simple_tag
 def icon(name: str, extra: str = "") -> SafeString:
-    """A picture from the sprite. It says nothing to a screen reader; the text beside it, or the label around it, does."""
+    """A picture from the sprite. Screen readers pass over it; the text beside it or the label around it speaks."""
     return format_html(
         '<svg class="icon {}" aria-hidden="true"><use href="{}#{}"></use></svg>', extra, static("dist/icons.svg"), name
     )
@@ -53,13 +54,19 @@ def model_words(model: ModelInfo) -> str:
     return words.model_state(model)
 
 
-@register.filter
-def input(field: BoundField) -> SafeString:
-    """A form's field in our look."""
-    return field.as_widget(attrs={"class": "input"})
+@register.filter("input")
+def input_html(field: BoundField) -> SafeString:
+    """A form's field in our look. The label says what it is, so that no placeholder has to."""
+    return field.as_widget(attrs={"class": "input", "placeholder": False})
 
 
 @register.inclusion_tag("components/chat_groups.html", takes_context=True)
 def chat_groups(context: dict[str, Any]) -> dict[str, Any]:
     """The chats of the person who looks."""
     return {"sidebar": Sidebar(context["user"]), "current": context.get("chat")}
+
+
+@register.inclusion_tag("components/model_foot.html", takes_context=True)
+def model_foot(context: dict[str, Any]) -> dict[str, Any]:
+    """The model that the page works with, or the one that a new chat would."""
+    return {"picker": context.get("picker") or Picker()}
