@@ -62,7 +62,7 @@ PIECES = [
 texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(texts, st.data())
 @example("para\n```x`y\n\nend", None)
 @example("text\na | b\n--- | -x\n\nend", None)
@@ -73,7 +73,7 @@ def test_growing_text_equals_the_whole_at_every_step(text: str, data: st.DataObj
         assert growing.render(text[:cut]) == list(blocks(text[:cut]))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts)
 def test_finished_blocks_never_change(text: str) -> None:
     growing = Growing()
@@ -152,30 +152,10 @@ XSS = [
     "<base href=//evil>",
     "[x]: javascript:alert(1)\n\n[x]",
 ]
-PLAIN = [
-    "p",
-    "br",
-    "hr",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "blockquote",
-    "ul",
-    "li",
-    "strong",
-    "em",
-    "s",
-    "code",
-    "table",
-    "thead",
-    "tbody",
-    "tr",
-]
+PLAIN = ("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "li", "strong", "em", "s", "code")
+TABLES = ("table", "thead", "tbody", "tr")
 ALLOWED: dict[str, set[str]] = {
-    **{tag: set() for tag in PLAIN},
+    **{tag: set() for tag in (*PLAIN, *TABLES)},
     "a": {"href", "title", "rel", "target"},
     "ol": {"start"},
     "span": {"class"},

@@ -1,9 +1,9 @@
 """Markdown to safe HTML, block by block.
 
 A block is one top-level element: a paragraph, a list, a code block. While a text grows at its end, finished blocks
-never change, so that a page only ever replaces its last ones. Two things make this true: the syntax has no link reference
-definitions (they would change blocks from afar), and a block counts as finished only when the *complete* lines after it
-start another one (an incomplete line may still turn out to belong to it).
+never change, so that a page only ever replaces its last ones. Two things make this true: the syntax has no link
+reference definitions (they would change blocks from afar), and a block counts as finished only when the *complete*
+lines after it start another one (an incomplete line may still turn out to belong to it).
 """
 
 import html
