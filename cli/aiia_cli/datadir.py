@@ -18,11 +18,6 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("aiia", appauthor=False))
 
 
-def default_model_cache() -> Path:
-    """`~/.cache/aiia/models` on Linux: prepared models, shared between data directories."""
-    return Path(platformdirs.user_cache_dir("aiia", appauthor=False)) / "models"
-
-
 @dataclass(frozen=True)
 class DataDir:
     """Paths under one data directory. `path` is absolute."""

@@ -3,11 +3,9 @@
 docs/developers/architecture.md says who reads what.
 """
 
-import hashlib
 import itertools
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,9 @@ from pathlib import Path
 import psutil
 
 from aiia_cli.credentials import secret
-from aiia_cli.datadir import DataDir, default_model_cache
-from aiia_cli.errors import UserError
+from aiia_cli.datadir import DataDir
 from aiia_cli.options import Options
 from aiia_cli.ports import LOOPBACK
-
-#: Unix socket paths end at 107 characters, and Ray's add some 65 to this folder's.
-_LONGEST_RAY_FOLDER = 40
 
 
 @dataclass(frozen=True)
@@ -61,39 +55,14 @@ def role_environment(options: Options, ports: Ports, database_url: str, redis_ur
         "AIIA_MANAGER_URL": f"http://{LOOPBACK}:{ports.manager}",
         "AIIA_MANAGER_PORT": str(ports.manager),
         "AIIA_MODELS_DIR": os.pathsep.join(map(str, _model_folders(options.data))),
-        "AIIA_MODEL_CACHE": os.environ.get("AIIA_MODEL_CACHE") or str(default_model_cache()),
         "AIIA_RAY_PORT": str(ports.ray),
         "AIIA_SERVE_PORT": str(ports.serve),
+        "AIIA_RAY_TOKEN_FILE": str(secret(options.data.secrets, "ray-token")),
         "AIIA_NO_MODELS": "1" if options.no_models else "",
     }
     if options.openai_base_url:
         environment["OPENAI_BASE_URL"] = options.openai_base_url
     return environment
-
-
-def ray_environment(data: DataDir) -> dict[str, str]:
-    """What the roles that speak to Ray need besides: loopback only, and a token."""
-    token = str(secret(data.secrets, "ray-token"))
-    return {
-        "AIIA_RAY_TOKEN_FILE": token,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": token,
-        # Ray otherwise replaces 127.0.0.1 by the machine's address and listens everywhere.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_TMPDIR": str(ray_folder(data)),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-
-def ray_folder(data: DataDir) -> Path:
-    """A folder of this user and data directory alone with a short path, for Ray's sockets."""
-    temporary = tempfile.gettempdir()
-    base = Path(temporary if len(temporary) <= _LONGEST_RAY_FOLDER - 15 else "/tmp")  # noqa: S108
-    folder = base / f"aiia-{hashlib.sha256(f'{os.geteuid()}:{data.path}'.encode()).hexdigest()[:8]}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        raise UserError(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
-    return folder
 
 
 def _model_folders(data: DataDir) -> list[Path]:

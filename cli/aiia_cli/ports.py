@@ -8,8 +8,8 @@ from aiia_cli.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 # Below the kernel's range for outgoing connections, so that none of those takes a port while its role restarts, and
-# above the ports that Ray gives its workers.
-_INTERNAL_PORTS = range(20000, 32000)
+# above the ports that Ray and its replicas take.
+_INTERNAL_PORTS = range(26000, 32000)
 
 
 def free_ports(count: int) -> list[int]:
@@ -20,7 +20,7 @@ def free_ports(count: int) -> list[int]:
             return found
         if _error_binding(LOOPBACK, port) is None:
             found.append(port)
-    raise UserError("No free TCP port is left on this machine between 20000 and 32000.")
+    raise UserError("No free TCP port is left on this machine between 26000 and 32000.")
 
 
 def require_free(host: str, port: int) -> None:

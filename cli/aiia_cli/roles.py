@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiia_cli import probes
 from aiia_cli.children import Command
 from aiia_cli.datadir import DataDir
-from aiia_cli.environment import Ports, ray_environment
+from aiia_cli.environment import Ports
 from aiia_cli.options import Options
 from aiia_cli.ports import LOOPBACK
 from aiia_cli.servers import Postgres, Redis
@@ -56,7 +56,6 @@ def worker(options: Options, environment: Mapping[str, str], ready: Callable[[],
 
 
 def manager(options: Options, environment: Mapping[str, str], ports: Ports) -> Role:
-    environment = {**environment, **ray_environment(options.data)}
     return Role(
         "manager",
         python_command("manager", options.data, environment, "aiia_serving", "manager"),
@@ -67,7 +66,6 @@ def manager(options: Options, environment: Mapping[str, str], ports: Ports) -> R
 
 
 def models(options: Options, environment: Mapping[str, str], ports: Ports) -> Role:
-    environment = {**environment, **ray_environment(options.data)}
     return Role(
         "models",
         python_command("models", options.data, environment, "aiia_serving", "models"),

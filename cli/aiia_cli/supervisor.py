@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import psutil
 
 from aiia_cli import migrations, probes, record, roles
 from aiia_cli.children import Children
-from aiia_cli.environment import Ports, ray_folder, role_environment
+from aiia_cli.environment import Ports, role_environment
 from aiia_cli.errors import UserError
 from aiia_cli.options import Options
 from aiia_cli.ports import free_ports, require_free
@@ -107,7 +106,6 @@ class Supervisor:
             redis = Redis(data, ports.redis)
             redis_url = redis.url
         self._record["database_url"], self._record["redis_url"] = database_url, redis_url
-        shutil.rmtree(ray_folder(data), ignore_errors=True)  # an earlier run's sessions and their logs
         environment = role_environment(options, ports, database_url, redis_url)
         wanted = [
             *([roles.postgres(postgres)] if postgres else []),
