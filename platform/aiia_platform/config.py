@@ -1,15 +1,16 @@
 """The platform's configuration, read from the environment once (docs/developers/architecture.md lists it)."""
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Config(BaseSettings):
-    """One attribute per variable. Raises `pydantic.ValidationError` naming the variable that is missing or wrong."""
+    """One attribute per variable."""
 
     model_config = SettingsConfigDict(env_prefix="AIIA_", extra="ignore")
 
@@ -26,7 +27,7 @@ class Config(BaseSettings):
     allowed_hosts: str = ""
     gateway_url: str = "http://127.0.0.1:8000/v1"
     gateway_app: str = ""
-    #: Seconds without any word from a model before an answer fails.
+    #: Seconds for which a model may fail, again and again and without a token, before its answer fails.
     patience: float = 120.0
     #: Generations that one worker runs at the same time.
     worker_concurrency: int = 100
@@ -46,5 +47,9 @@ class Config(BaseSettings):
 
 @cache
 def config() -> Config:
-    """The configuration of this process."""
-    return Config()  # type: ignore[call-arg]  # pydantic reads the fields from the environment
+    """The configuration of this process. Ends it with a line per variable that is missing or wrong."""
+    try:
+        return Config()  # type: ignore[call-arg]  # pydantic reads the fields from the environment
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'environment'}: {e['msg']}" for e in error.errors()]
+        sys.exit("aiia is not configured (`aiia up` does it):\n" + "\n".join(problems))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +151,7 @@ class Gateway:
 
     async def stream(
         self, path: str, body: dict[str, Any], *, user: object, patience: float
-    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """Post to `/v1/{path}` and yield `(event, data)` per frame, event being `status` or `frame`, until `[DONE]`.
 
         Raises `GatewayError` for a refusal, an error frame, or `patience` seconds without a byte, and `StreamBroken`
@@ -177,12 +177,13 @@ class Gateway:
 
 
 def _status(code: object) -> int:
-    return int(code) if str(code).isdigit() else 500  # type: ignore[call-overload,no-any-return]
+    return int(code) if str(code).isdigit() else 500  # type: ignore[call-overload]
 
 
 async def _frames(response: aiohttp.ClientResponse, patience: float) -> AsyncIterator[tuple[str, str]]:
     """The server-sent events of a response as `(event, data)`."""
-    event, data = "message", []
+    event = "message"
+    data: list[str] = []
     buffer = b""
     while True:
         try:

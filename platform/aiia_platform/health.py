@@ -36,7 +36,13 @@ async def readyz(request: HttpRequest) -> HttpResponse:
         "ready": ready,
         "dependencies": dependencies,
         "models": [
-            {"id": model.id, "state": model.state, "reason": model.reason, "progress": model.progress, "eta_s": model.eta_s}
+            {
+                "id": model.id,
+                "state": model.state,
+                "reason": model.reason,
+                "progress": model.progress,
+                "eta_s": model.eta_s,
+            }
             for model in models
         ],
     }

@@ -3,9 +3,9 @@
 import hashlib
 import secrets
 import uuid
-from typing import ClassVar, Self
+from typing import Self
 
-from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.auth.models import AbstractUser
 from django.db import connection, models, transaction
 from django.utils import timezone
 
@@ -18,11 +18,9 @@ class User(AbstractUser):
         LIGHT = "light", "Light"
         DARK = "dark", "Dark"
 
-    email = models.EmailField(blank=True, null=True, unique=True, default=None)
+    email = models.EmailField(blank=True, null=True, unique=True, default=None)  # type: ignore[assignment]
     theme = models.CharField(max_length=8, choices=Theme, default=Theme.SYSTEM)
     sidebar_open = models.BooleanField(default=True)
-
-    objects: ClassVar[UserManager["User"]] = UserManager()
 
     def save(self, *args: object, **kwargs: object) -> None:
         # The column is unique, so that "none" must not be the empty string.

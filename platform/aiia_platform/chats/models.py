@@ -49,9 +49,7 @@ class Chat(models.Model):
         return self.title
 
     @classmethod
-    def send(
-        cls, *, user: "User", chat_id: uuid.UUID, message_id: uuid.UUID, text: str, model: str
-    ) -> Generation:
+    def send(cls, *, user: "User", chat_id: uuid.UUID, message_id: uuid.UUID, text: str, model: str) -> Generation:
         """Accept a user's message: store it, its empty answer, the generation and its job in one transaction.
 
         The ids are the sender's. A chat id that is new makes the chat; a message id that was accepted before changes

@@ -116,7 +116,7 @@ class Publisher:
         if self._redis is None:
             return []
         try:
-            raw = await self._redis.xrange(_key(generation_id))
+            raw: Any = await self._redis.xrange(_key(generation_id))
         except (redis.RedisError, OSError) as error:
             log.warning("live stream unavailable: %s", error)
             return []
@@ -165,11 +165,7 @@ def _pairs(entries: Any) -> list[tuple[str, dict[str, str]]]:
 def _load(generation_id: UUID) -> Generation:
     close_old_connections()
     try:
-        return (
-            Generation.objects.select_related("message")
-            .defer("prompt_ids", "output_ids")
-            .get(pk=generation_id)
-        )
+        return Generation.objects.select_related("message").defer("prompt_ids", "output_ids").get(pk=generation_id)
     finally:
         close_old_connections()
 
@@ -264,7 +260,7 @@ class _Sent:
             (Text, self._text, answer.text),
         ):
             if old != new:
-                at = len(old) if new.startswith(old) else len(commonprefix((old, new)))
+                at = len(commonprefix((old, new)))  # noqa: RUF071  # characters are meant
                 events.append(kind(answer.attempt, at, new[at:]))
         self._attempt, self._text, self._reasoning = answer.attempt, answer.text, answer.reasoning
         return events

@@ -141,7 +141,7 @@ class Generation(models.Model):
             row.error = row.advice = ""
             row.stop_requested = False
             row.heartbeat_at = row.finished_at = row.first_token_at = None
-            row.queued_at = Now()  # type: ignore[assignment]  # the database's clock
+            row.queued_at = Now()  # the database's clock
             row.save()
             row.enqueue()
         self.refresh_from_db()
@@ -164,7 +164,7 @@ class Generation(models.Model):
         adopt(row)
         row.attempt += 1
         row.state = cls.State.RUNNING
-        row.heartbeat_at = Now()  # type: ignore[assignment]  # the database's clock, the same for all workers
+        row.heartbeat_at = Now()  # the database's clock, the same for all workers
         row.save(update_fields=["attempt", "state", "heartbeat_at", "prompt_ids", "output_ids", "finish_reason"])
         row.message.save(update_fields=["text", "reasoning"])
         return row
@@ -202,7 +202,7 @@ class Generation(models.Model):
     def _end(self, state: "Generation.State", status: dict[str, Any], error: str = "", advice: str = "") -> None:
         self.state, self.status, self.error, self.advice = state, status, error, advice
         self.heartbeat_at = None
-        self.finished_at = Now()  # type: ignore[assignment]
+        self.finished_at = Now()
 
     def _write(self, **fields: Any) -> None:
         own = Generation.objects.filter(pk=self.pk, attempt=self.attempt, state__in=self.ACTIVE)

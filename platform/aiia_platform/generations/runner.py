@@ -126,7 +126,6 @@ class Attempt:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     #: Tokens whose text has not come yet, such as the first half of a character. They are not kept until it has.
     _pending: list[int] = field(default_factory=list)
-    _last_word: float = field(default_factory=time.monotonic)
     #: Since when, and from which token on, the speed is measured.
     _speed_from: tuple[float, int] | None = None
     _waiting_since: float | None = None
@@ -157,8 +156,9 @@ class Attempt:
 
     async def _work(self) -> Outcome:
         delay = BACK_OFF
+        failing_since: float | None = None
         while not self.generation.finish_reason:
-            before = self._last_word
+            tokens = self._tokens
             try:
                 await self._stream()
                 break
@@ -169,11 +169,11 @@ class Attempt:
             except StreamBroken as error:
                 reason, wait = str(error), None
             log.warning("generation %s: %s", self.generation.pk, reason)
-            if self._last_word > before:
-                delay = BACK_OFF
-            silent = time.monotonic() - self._last_word
-            if silent + (wait or delay) > config().patience:
-                return _gave_up(reason, self.generation.model, silent)
+            if failing_since is None or self._tokens > tokens:
+                delay, failing_since = BACK_OFF, time.monotonic()
+            failing = time.monotonic() - failing_since
+            if failing + (wait or delay) > config().patience:
+                return _gave_up(reason, self.generation.model, failing)
             self._set_status({"phase": "interrupted", "reason": reason})
             await asyncio.sleep(wait or delay)
             delay = min(delay * 2, BACK_OFF_MOST)
@@ -208,7 +208,6 @@ class Attempt:
         stream = self.gateway.stream(path, body, user=generation.user_id, patience=config().patience)
         async with aclosing(stream):
             async for kind, data in stream:
-                self._last_word = time.monotonic()
                 if kind == "status":
                     self._waiting(data)
                 else:
@@ -385,9 +384,13 @@ class Attempt:
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel tasks and wait until they have ended."""
+    pending = tasks
+    while pending:
+        for task in pending:
+            task.cancel()
+        # A call into the database swallows a cancellation, so that its task needs another.
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _refused(error: GatewayError, model: str) -> Outcome:
@@ -399,9 +402,9 @@ def _refused(error: GatewayError, model: str) -> Outcome:
     return Outcome(Generation.State.FAILED, f"{model}: {error}", advice)
 
 
-def _gave_up(reason: str, model: str, silent: float) -> Outcome:
+def _gave_up(reason: str, model: str, failing: float) -> Outcome:
     return Outcome(
         Generation.State.FAILED,
-        f"{model} did not answer within {silent:.0f} s ({reason})",
+        f"{model} did not answer within {failing:.0f} s ({reason})",
         "Retry. The text so far is kept.",
     )

@@ -25,11 +25,13 @@ log = logging.getLogger(__name__)
 SEARCH_EVERY = 2.0
 HEARTBEAT = 2.0
 #: Seconds that running answers get to be released when the worker is told to stop.
-GRACE = 2.0
+GRACE = 1.0
 
 
 class Command(BaseCommand):
     help = "Run durable jobs until told to stop."
+    # A worker serves no pages, and after a crash it has to be back at once.
+    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         with app.replace_connector(app.connector.get_worker_connector()) as worker_app:  # type: ignore[attr-defined]

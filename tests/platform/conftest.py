@@ -1,0 +1,28 @@
+import uuid
+from collections.abc import Callable
+
+import pytest
+from aiia_platform.accounts.models import User
+from aiia_platform.chats.models import Chat
+from aiia_platform.generations.models import Generation
+
+
+@pytest.fixture
+def user(db: None) -> User:
+    return User.objects.create_user("ada", "ada@example.org", "correct horse battery")
+
+
+@pytest.fixture
+def send(user: User) -> Callable[..., Generation]:
+    """Send a message as the user; by default in a new chat."""
+
+    def send(text: str = "Hello", chat: Chat | None = None, message_id: uuid.UUID | None = None) -> Generation:
+        return Chat.send(
+            user=user,
+            chat_id=chat.id if chat else uuid.uuid4(),
+            message_id=message_id or uuid.uuid4(),
+            text=text,
+            model="fake",
+        )
+
+    return send
