@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class GatewayProcess:
-    """``python -m aiia_serving gateway`` in front of ``control_url``; ``settings`` are further environment variables."""
+    """``python -m aiia_serving gateway`` in front of ``control_url``; ``settings`` are further variables."""
 
     def __init__(self, control_url: str, manager_url: str | None = None, **settings: str) -> None:
         self._port = free_port()

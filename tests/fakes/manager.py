@@ -23,7 +23,7 @@ class FakeManager:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:  # noqa: N802  # the standard library's name
+            def do_GET(self) -> None:  # the standard library's name
                 if self.headers.get("Authorization") != f"Bearer {manager._token}":
                     self._answer(401, {"detail": "internal token wanted"})
                     return

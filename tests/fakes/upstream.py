@@ -283,7 +283,7 @@ class Answer:
 async def _read_body(receive: Any) -> bytes:
     body = b""
     while True:
-        message = await receive()
+        message: dict[str, Any] = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
             return body

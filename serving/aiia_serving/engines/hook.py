@@ -1,0 +1,32 @@
+"""Runs first in every Ray worker process of ours (see ``environment``)."""
+
+import importlib
+import os
+from typing import Any
+
+# What a vLLM replica imports before it can do anything, several seconds of it.
+_VLLM_MODULES = (
+    "aiia_serving.engines.vllm_server",
+    "ray.serve._private.replica",
+    "vllm.v1.engine.async_llm",
+    "vllm.entrypoints.openai.api_server",
+)
+
+
+def setup() -> None:
+    _keep_to_loopback()
+    if os.environ.get("AIIA_PRELOAD") == "vllm":
+        for module in _VLLM_MODULES:
+            importlib.import_module(module)
+
+
+def _keep_to_loopback() -> None:
+    # Serve's replicas open a gRPC port on every address, which takes pickled calls; there is no setting for it.
+    import ray._common.tls_utils as tls_utils
+
+    add_port = tls_utils.add_port_to_grpc_server
+
+    def add_loopback_port(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1").replace("0.0.0.0", "127.0.0.1"))  # noqa: S104
+
+    tls_utils.add_port_to_grpc_server = add_loopback_port

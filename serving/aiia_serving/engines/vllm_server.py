@@ -1,0 +1,35 @@
+"""The replica of a vLLM model: Ray's own server, without the parts that only cost start-up time on one machine."""
+
+from typing import Any
+
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+
+class LocalFiles(CallbackBase):  # type: ignore[misc]  # Ray is not typed
+    """For models whose files are here: skips the task that would download them, a process start of its own."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class Engine(VLLMEngine):  # type: ignore[misc]
+    """On CPUs the worker runs inside the engine's process: one process less to start."""
+
+    def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
+        parallel = engine_config.parallel_config
+        if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
+            parallel.distributed_executor_backend = "uni"
+        return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
+
+
+class Server(LLMServer):  # type: ignore[misc]
+    """Starts the engine only: Ray's server would wait for a telemetry actor, which is off here."""
+
+    _default_engine_cls = Engine
+
+    async def _start_engine(self) -> None:
+        if self.engine is None:
+            raise ValueError("Engine is not set")
+        await self.engine.start()
