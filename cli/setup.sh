@@ -171,7 +171,7 @@ run() {
     trap 'kill $child 2>/dev/null; progress_end; say "interrupted; run ./aiia again to go on from here"; exit 130' INT TERM HUP
     while kill -0 $child 2>/dev/null; do
         progress "$(report)"
-        sleep 0.3 2>/dev/null || sleep 1
+        sleep 0.1 2>/dev/null || sleep 1
     done
     status=0
     wait $child || status=$?
