@@ -8,6 +8,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from aiia_cli.children import Children, Command
 from aiia_cli.credentials import secret
 from aiia_cli.datadir import DataDir
@@ -54,10 +56,11 @@ class Postgres:
     def is_ready(self) -> bool:
         """Whether it takes connections: the last line of its pid file. The port opens before crash recovery is over."""
         try:
-            lines = (self.data.postgres / "postmaster.pid").read_text().splitlines()
-        except OSError:
+            pid, _, _, port, _, _, _, state = (self.data.postgres / "postmaster.pid").read_text().split("\n")[:8]
+        except (OSError, ValueError):
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready" and lines[3].strip() == str(self.port)
+        # The file of a killed server stays until the next one writes its own.
+        return state.strip() == "ready" and port.strip() == str(self.port) and psutil.pid_exists(int(pid))
 
     async def prepare(self, children: Children) -> None:
         """Make the database cluster on first use, and clear what a crashed one left. Raises `UserError`."""

@@ -19,8 +19,8 @@ _PROBE_EVERY_S = 0.1
 
 
 def next_delay(delay: float, lived: float) -> float:
-    """Seconds until the restart after the next crash, from those before this one and how long the process had lived."""
-    return _FIRST_DELAY_S if lived >= _HEALTHY_S else min(delay * 2, _LONGEST_DELAY_S)
+    """Seconds before a restart: twice those before the last one (0 for none), unless it has lived long since then."""
+    return min(delay * 2, _LONGEST_DELAY_S) if delay and lived < _HEALTHY_S else _FIRST_DELAY_S
 
 
 class Supervised:
@@ -53,7 +53,7 @@ class Supervised:
         self._task = asyncio.create_task(self._keep_running())
 
     async def _keep_running(self) -> None:
-        delay = _FIRST_DELAY_S
+        delay = 0.0
         while not self._stopping:
             started = time.monotonic()
             try:
@@ -64,12 +64,9 @@ class Supervised:
             await end(self._families.of(self.role.name), grace=1)
             if self._stopping:
                 return
-            lived = time.monotonic() - started
-            if lived >= _HEALTHY_S:
-                delay = _FIRST_DELAY_S
+            delay = next_delay(delay, time.monotonic() - started)
             self._enter("failed", f"{why}; starting again in {delay:g} s")
             await asyncio.sleep(delay)
-            delay = next_delay(delay, lived)
             self.restarts += 1
 
     async def _run_once(self, started: float) -> None:
