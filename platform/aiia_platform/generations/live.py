@@ -175,15 +175,14 @@ async def load(generation_id: UUID) -> Generation:
     return await sync_to_async(_load, thread_sensitive=False)(generation_id)
 
 
-async def follow(generation_id: UUID, attempt: int | None = None, offset: int = 0) -> AsyncIterator[Event]:
+async def follow(generation_id: UUID) -> AsyncIterator[Event]:
     """Everything there is, then everything new, until the generation has ended.
 
-    A reader that comes back says which attempt it saw and up to which character; it gets only what it has not seen, or
-    all of it when another attempt has begun since. Ends with `End`; a deleted generation ends as `stopped`.
+    Ends with `End`; a deleted generation ends as `stopped`. Never raises for an unreachable Redis.
     """
     tail = _Tail(generation_id)
     answer = Answer()
-    sent = _Sent(attempt, offset)
+    sent = _Sent()
     status: dict[str, Any] | None = None
     last_word = time.monotonic()
     try:
@@ -201,7 +200,7 @@ async def follow(generation_id: UUID, attempt: int | None = None, offset: int = 
                 if not row.is_active:
                     # The row is the truth: a worker that lost its claim may have sent more than was kept.
                     answer.text, answer.reasoning = row.message.text, row.message.reasoning
-                    for event in sent.catch_up(answer, final=True):
+                    for event in sent.catch_up(answer):
                         yield event
                     yield Status(row.status)
                     yield End(row.state)
@@ -240,27 +239,15 @@ def _apply(answer: Answer, entries: list[dict[str, Any]]) -> dict[str, Any] | No
 class _Sent:
     """How much of an answer one reader has."""
 
-    def __init__(self, attempt: int | None, offset: int) -> None:
-        self._attempt = attempt
-        self._text = "" if attempt is None else None
-        self._offset = offset
-        self._reasoning = ""
+    def __init__(self) -> None:
+        self._text = self._reasoning = ""
 
-    def catch_up(self, answer: Answer, *, final: bool = False) -> list[Event]:
+    def catch_up(self, answer: Answer) -> list[Event]:
         """The events that bring the reader to `answer`."""
-        if self._text is None:
-            # Back after a break: what it saw is known by length only, and holds for the same attempt only.
-            knows = self._attempt == answer.attempt and self._offset <= len(answer.text)
-            if self._attempt == answer.attempt and not knows and not final:
-                return []
-            self._text = answer.text[: self._offset] if knows else "\0"
         events: list[Event] = []
-        for kind, old, new in (
-            (Reasoning, self._reasoning, answer.reasoning),
-            (Text, self._text, answer.text),
-        ):
+        for kind, old, new in ((Reasoning, self._reasoning, answer.reasoning), (Text, self._text, answer.text)):
             if old != new:
                 at = len(commonprefix((old, new)))  # noqa: RUF071  # characters are meant
                 events.append(kind(answer.attempt, at, new[at:]))
-        self._attempt, self._text, self._reasoning = answer.attempt, answer.text, answer.reasoning
+        self._text, self._reasoning = answer.text, answer.reasoning
         return events
