@@ -32,20 +32,22 @@ def headline(record: InstanceRecord) -> str:
     if record["state"] == "failed":
         return "aiia did not start"
     if record["state"] == "stopping":
-        return "aiia is stopping"
+        return "aiia is stopping; Ctrl-C again hurries it"
+    if record["state"] == "stopped":
+        return "aiia has stopped; the data stays"
     if web and web["state"] == "ready":
         return f"aiia is at {record['address']}"
     return f"aiia is starting, and will be at {record['address']}"
 
 
-def render(record: InstanceRecord, hint: str = "") -> RenderableType:
+def render(record: InstanceRecord) -> RenderableType:
     """The whole status as one screen."""
     table = Table.grid(padding=(0, 2))
     for name, state, detail in rows(record):
         style = _STYLES.get(state, "yellow")
         table.add_row(Text(f"  {_MARKS.get(state, '◐')} {name}", style), Text(state, style), Text(detail, "dim"))
     title = Text(f"\n  {headline(record)}", "bold")
-    return Group(title, Text(f"  data in {record['data_dir']}{hint}\n", "dim"), table)
+    return Group(title, Text(f"  data in {record['data_dir']}\n", "dim"), table)
 
 
 class Screen:
@@ -63,11 +65,13 @@ class Screen:
 
     def show(self, record: InstanceRecord) -> None:
         if self._live:
-            self._live.update(render(record, hint=" · Ctrl-C stops everything"), refresh=True)
+            self._live.update(render(record), refresh=True)
             return
         for name, state, detail in rows(record):
-            if self._last.get(name) != (state, detail):
-                self._last[name] = (state, detail)
+            # An estimate counts down every second; that alone is no news, nor is what has not begun.
+            news = (state, detail.partition("about ")[0])
+            if state != "waiting" and self._last.get(name) != news:
+                self._last[name] = news
                 print(f"{name}: {state}" + (f" ({detail})" if detail else ""), flush=True)
         if (line := headline(record)) != self._last_headline:
             self._last_headline = line

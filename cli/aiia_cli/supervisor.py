@@ -26,7 +26,7 @@ _STOP_ORDER = ("web", "worker", "manager", "models", "redis", "postgres")
 _PATIENCE_S = 20.0
 _OBSERVE_EVERY_S = 1.0
 _READYZ_EVERY_S = 5.0
-_READYZ_MEANWHILE_S = 0.5
+_READYZ_MEANWHILE_S = 1.0
 
 
 class Supervisor:
@@ -83,9 +83,8 @@ class Supervisor:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._take_down()
-            if self._record["error"]:
-                self._report("failed")
-            else:
+            self._report("failed" if self._record["error"] else "stopped")
+            if not self._record["error"]:
                 data.record.unlink(missing_ok=True)
 
     def _asked_to_stop(self) -> None:

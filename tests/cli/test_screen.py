@@ -52,6 +52,8 @@ def test_without_a_terminal_each_change_is_one_line(capsys: pytest.CaptureFixtur
     screen.show(record)
     capsys.readouterr()
     screen.show(record)
+    record["models"][0]["eta_s"] = 19
+    screen.show(record)
     record["roles"]["worker"].update(state="ready", detail="")
     screen.show(record)
     assert capsys.readouterr().out == "worker: ready\n"
