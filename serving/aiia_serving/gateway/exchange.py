@@ -79,18 +79,20 @@ class Exchange:
         give_up_at: float | None = None
         attempt = 0
         while True:
+            asked_at = time.monotonic()
             model = await turn.come(ticket)
-            tried_at = time.monotonic()
+            if give_up_at is not None:
+                # The time a model was not ready in between counts against the hold time alone.
+                give_up_at += time.monotonic() - asked_at
             try:
                 return await self._attempt(model)
             except UpstreamLostError as lost:
                 if self._answering:
                     raise _interrupted() from lost
                 now = time.monotonic()
-                # The time a model was not ready in between counts against the hold time alone.
-                if give_up_at is None or tried_at > give_up_at:
+                if give_up_at is None:
                     give_up_at = now + self._settings.gateway_retry_s
-                if now >= give_up_at:
+                elif now >= give_up_at:
                     raise unavailable(
                         f"The model '{model.id}' does not answer: {lost}.", code="upstream_lost"
                     ) from lost
