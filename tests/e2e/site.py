@@ -20,7 +20,7 @@ class Site:
         self.gateway = ScriptedGateway()
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
-        self._databases = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "AIIA_DEBUG": "1" if debug else ""}
+        self._databases = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "AIIA_DEBUG": "1" if debug else "0"}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.log = ROOT / "site.log"
 

@@ -1,0 +1,104 @@
+"""Registration, login and the settings page."""
+
+import hashlib
+import re
+
+import pytest
+from django.test import Client
+
+from aiia_platform.accounts.models import ApiKey, User
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
+
+
+@pytest.mark.parametrize("name", [{"username": "ada"}, {"email": "ada@example.org"}])
+def test_a_name_or_an_address_is_enough_to_register(db: None, name: dict[str, str]) -> None:
+    client = Client()
+    assert "Register" in client.get("/accounts/signup/").content.decode()
+    response = client.post("/accounts/signup/", {**name, "password1": "correct horse battery"})
+    assert response["Location"] == "/"
+    assert client.get("/").status_code == 200
+    assert User.objects.get().is_superuser
+
+
+def test_registration_says_what_is_missing(db: None) -> None:
+    html = Client().post("/accounts/signup/", {"password1": "correct horse battery"}).content.decode()
+    assert "Give an email address or a username." in html
+    assert 'aria-invalid="true"' in html
+
+
+@pytest.mark.parametrize("login", ["ada", "ada@example.org"])
+def test_login_and_logout(user: User, login: str) -> None:
+    client = Client()
+    assert client.post("/accounts/login/", {"login": login, "password": "correct horse battery"})["Location"] == "/"
+    assert client.post("/accounts/logout/").status_code == 302
+    assert client.get("/").status_code == 302
+
+
+def test_a_wrong_password_keeps_the_name(user: User) -> None:
+    html = Client().post("/accounts/login/", {"login": "ada", "password": "wrong"}).content.decode()
+    assert 'value="ada"' in html
+    assert "role=\"alert\"" in html
+
+
+def test_the_theme_is_kept(page: Client, user: User) -> None:
+    assert page.post("/settings/", {"theme": "dark"}).status_code == 302
+    assert 'data-theme="dark"' in page.get("/").content.decode()
+    assert page.post("/settings/", {"theme": "pink"}).status_code == 422
+
+
+def test_the_sidebar_stays_as_it_was_left(page: Client, fragment: Client) -> None:
+    assert 'data-sidebar="open"' in page.get("/").content.decode()
+    assert fragment.post("/settings/sidebar/", {"open": ""}).status_code == 204
+    assert 'data-sidebar="closed"' in page.get("/").content.decode()
+    assert page.post("/settings/sidebar/", {"open": "1"})["Location"] == "/"
+    assert 'data-sidebar="open"' in page.get("/").content.decode()
+
+
+def test_a_key_is_shown_once(page: Client, fragment: Client, user: User) -> None:
+    response = page.post("/settings/keys/", {"name": "laptop"})
+    secret = re.search(r"sk-[\w-]{20,}", response.content.decode())
+    assert response.status_code == 201
+    assert secret
+    assert user.api_keys.get().sha256 == hashlib.sha256(secret[0].encode()).hexdigest()
+    assert secret[0] not in page.get("/settings/").content.decode()
+    part = fragment.post("/settings/keys/", {"name": "desk"}).content.decode()
+    assert "<html" not in part
+    assert "sk-" in part
+
+
+def test_a_key_needs_a_name(page: Client) -> None:
+    assert page.post("/settings/keys/", {"name": ""}).status_code == 422
+
+
+def test_revoking_asks_first_and_names_the_key(page: Client, user: User) -> None:
+    key, _ = ApiKey.create(user, "laptop")
+    assert "Revoke “laptop”?" in page.get(f"/settings/keys/{key.id}/revoke/").content.decode()
+    page.post(f"/settings/keys/{key.id}/revoke/")
+    assert not user.api_keys.active().exists()
+    assert page.post(f"/settings/keys/{key.id}/revoke/").status_code == 404
+
+
+def test_error_pages_say_what_to_do(page: Client, settings: object) -> None:
+    settings.DEBUG = False  # type: ignore[attr-defined]
+    response = page.get("/nothing/")
+    assert response.status_code == 404
+    assert "There is nothing here" in response.content.decode()
+    page.raise_request_exception = False
+
+
+def test_the_style_guide_is_for_development_only(page: Client, settings: object) -> None:
+    settings.DEBUG = True  # type: ignore[attr-defined]
+    assert page.get("/styleguide/").status_code == 200
+    settings.DEBUG = False  # type: ignore[attr-defined]
+    assert page.get("/styleguide/").status_code == 404
+
+
+def test_no_page_has_anything_inline(page: Client) -> None:
+    for address in ("/", "/settings/", "/chats/", "/accounts/password/change/"):
+        response = page.get(address)
+        policy = response["Content-Security-Policy"]
+        html = response.content.decode()
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", html)
