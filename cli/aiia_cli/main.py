@@ -135,7 +135,8 @@ def create_user(
     if not password_stdin:
         raise UserError("The password comes on standard input: add --password-stdin.")
     arguments = ["create_user", "--email", email, "--password-stdin", *(["--admin"] if is_admin else [])]
-    print(admin.run_platform_command(_data_dir(data_dir), arguments, sys.stdin.read()), end="", file=sys.stderr)
+    admin.run_platform_command(_data_dir(data_dir), arguments, sys.stdin.read())
+    print(f"{email} can log in{' as an administrator' if is_admin else ''}.", file=sys.stderr)
 
 
 @admin_app.command("create-token")

@@ -64,7 +64,9 @@ def run_detached(options: Options) -> str:
             if web["state"] == "failed" and web["restarts"] >= 2:
                 raise UserError(f"The page does not start: {web['detail']}\nSee: aiia logs web. Stop with: aiia stop")
         time.sleep(0.1)
-    raise UserError(output.read_text(errors="replace").strip() or f"aiia ended with exit code {process.returncode}.")
+    last = record.read(options.data)
+    said = last["error"] if last else output.read_text(errors="replace").strip()
+    raise UserError(said or f"aiia ended with exit code {process.returncode}. See {output}")
 
 
 def stop(data: DataDir) -> bool:
