@@ -3,6 +3,13 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
+
+def model_cache() -> Path:
+    """Where prepared model files are kept, shared by all data directories of a user."""
+    return Path(os.environ.get("AIIA_MODEL_CACHE") or user_cache_path("aiia") / "models")
+
 
 def read_secret(name: str) -> str | None:
     """The variable ``name``, or the stripped content of the file named by ``<name>_FILE``; None without both."""

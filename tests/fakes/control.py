@@ -19,6 +19,7 @@ class FakeControl:
         self._models: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, dict[str, str]] = {}
         self._version = 0
+        self._seen = ""
         self._changed = threading.Condition()
         self._closed = False
         self.verifications = 0
@@ -69,6 +70,12 @@ class FakeControl:
             self._models[model_id] = {**state, **fields}
             self._bump()
 
+    def wait_seen(self, timeout: float = 10) -> None:
+        """Returns when a gateway has taken the last change: when it polls for what comes after it."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._seen == str(self._version), timeout):
+                raise TimeoutError("no gateway has asked for what follows the last change")
+
     def remove_model(self, model_id: str) -> None:
         with self._changed:
             del self._models[model_id]
@@ -89,6 +96,8 @@ class FakeControl:
             return 401, {}
         query = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
         with self._changed:
+            self._seen = query.get("after", "")
+            self._changed.notify_all()
             self._changed.wait_for(
                 lambda: self._closed or str(self._version) != query.get("after"), float(query.get("wait", "0"))
             )

@@ -9,7 +9,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path, user_data_path
+from platformdirs import user_data_path
+
+from aiia_serving.settings import model_cache
 
 # A stream that outlives a reload of HAProxy by more than this is cut; no answer takes a day.
 _LONGEST_STREAM_S = 24 * 3600
@@ -47,11 +49,6 @@ class RaySettings:
         mark = hashlib.sha256(str(self.data_dir.resolve()).encode()).hexdigest()[:8]
         base = tempfile.gettempdir()
         return Path(base if len(base) <= 20 else "/tmp") / f"aiia-{os.getuid()}-{mark}"  # noqa: S108
-
-
-def model_cache() -> Path:
-    """Where prepared model files are kept, shared by all data directories of a user."""
-    return Path(os.environ.get("AIIA_MODEL_CACHE") or user_cache_path("aiia") / "models")
 
 
 def ray_environment(settings: RaySettings) -> dict[str, str]:

@@ -8,8 +8,8 @@ import json
 import sys
 
 from aiia_serving.catalogue.loader import catalogue_folders, load_catalogue
-from aiia_serving.engines.environment import model_cache
 from aiia_serving.engines.packaged import prepare
+from aiia_serving.settings import model_cache
 
 
 def main() -> None:

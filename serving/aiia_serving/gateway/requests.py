@@ -148,8 +148,9 @@ def model_payload(request: GenerationRequest, *, model: str, with_usage: bool, w
 
 
 def _explained(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    # Where a field may be one of several things, the error that lies deepest is about the one that was meant.
+    first = max(error.errors(include_url=False, include_input=False), key=lambda item: len(item["loc"]))
+    field = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {field}", code="unknown_parameter", param=field)
     if first["type"] == "missing":

