@@ -1,9 +1,11 @@
 """`aiia up` with real processes, without models."""
 
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -49,7 +51,6 @@ def test_starts_stops_and_keeps_data(tmp_path: Path) -> None:
         assert len(token.stdout.splitlines()) == 1
 
         assert first.stop() == 0
-        assert first.left_over() == []
     assert record.running(first.data) is None
 
     # The user is there after a restart, and for a command while nothing runs.
@@ -119,6 +120,24 @@ def test_survives_its_own_kill(tmp_path: Path) -> None:
         assert gone(first.processes())
     with Instance(tmp_path, no_models=True) as second:
         second.wait_ready("postgres", "web")
+
+
+def test_ctrl_c_ten_times_at_any_moment(tmp_path: Path) -> None:
+    """No process is left (`stop` checks it), and no data is lost."""
+    arguments = ("--data-dir", str(tmp_path), "--email", "ada@example.com", "--password-stdin")
+    assert run_aiia("admin", "create-user", *arguments, stdin="correct horse battery\n").returncode == 0
+    for number in range(10):
+        instance = Instance(tmp_path, no_models=True)
+        instance.start()
+        moment = ROLES[number % len(ROLES)]
+        instance.wait_until(partial(has_begun, instance, moment), f"{moment} started")
+        assert instance.stop(signal.SIGINT) == 0
+    again = run_aiia("admin", "create-user", *arguments, stdin="correct horse battery\n")
+    assert "ada@example.com exists" in again.stderr
+
+
+def has_begun(instance: Instance, role: str) -> bool:
+    return instance.state(role) in {"starting", "ready"}
 
 
 def test_everything_killed_at_once_recovers(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ import psutil
 from aiia_cli import record
 from aiia_cli.datadir import DataDir
 from aiia_cli.ports import free_ports
+from aiia_cli.processes import is_alive
 from aiia_cli.record import InstanceRecord
 
 _POLL_S = 0.05
@@ -162,7 +164,7 @@ class Instance:
 
     def left_over(self) -> list[psutil.Process]:
         """Those of `processes` that still run. A zombie does not."""
-        return [p for p in self.processes() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [process for process in self.processes() if is_alive(process)]
 
     def get(self, path: str, timeout: float = 10) -> bytes:
         """The body of GET on the page's address. Raises `OSError`, `urllib.error.HTTPError` among them."""
@@ -170,19 +172,27 @@ class Instance:
             body: bytes = response.read()
             return body
 
-    def stop(self, timeout: float = 90) -> int | None:
-        """SIGTERM it and wait. Its exit code; None if it was not started. Ends what it should not have left."""
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 90) -> int | None:
+        """Signal it to stop and wait. Its exit code; None if it was not started.
+
+        Fails if it left a process running, after ending that.
+        """
         if self.process is None:
             return None
         self.processes()
         if self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(number)
         try:
-            return self.process.wait(timeout)
+            code = self.process.wait(timeout)
         finally:
-            for process in [*self.left_over()]:
-                process.kill()
+            left = self.left_over()
+            names = [f"{process.pid} {process.name()}" for process in left if process.is_running()]
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             self.process.wait(10)
+        assert not names, f"aiia up left running: {names}"
+        return code
 
     def log_tail(self, lines: int = 15) -> str:
         """What `aiia up` printed, and the end of each role's log."""
