@@ -316,6 +316,8 @@ async def _error(send: Any, status: int, message: str, kind: str, param: str | N
 async def _serve(port: int, behaviour: Behaviour, exit_with_stdin: bool) -> None:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Inherited by its connections; event loops set it only on sockets that they make themselves.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(1024)
     config = uvicorn.Config(

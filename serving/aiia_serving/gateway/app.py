@@ -11,8 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiia_serving.gateway.auth import Authenticator, Caller
 from aiia_serving.gateway.errors import ApiError, internal_error
@@ -132,6 +131,18 @@ async def _serve_while_connected(exchange: Exchange, receive: Receive) -> bool:
         await asyncio.gather(serving, leaving, return_exceptions=True)
 
 
+class _App(FastAPI):
+    """Takes streams past the framework's middleware, whose every layer would wrap every token that is sent."""
+
+    streams: dict[str, ASGIApp]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and (stream := self.streams.get(scope["path"])):
+            await stream(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     """The application; without ``settings`` they are read from the environment at the first request."""
     lazy = _Lazy(settings)
@@ -142,9 +153,11 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         yield
         await lazy.close()
 
-    app = FastAPI(title="aiia", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.router.routes.append(Route("/v1/chat/completions", _Generate(lazy, ChatRequest), methods=["POST"]))
-    app.router.routes.append(Route("/v1/completions", _Generate(lazy, CompletionRequest), methods=["POST"]))
+    app = _App(title="aiia", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.streams = {
+        "/v1/chat/completions": _Generate(lazy, ChatRequest),
+        "/v1/completions": _Generate(lazy, CompletionRequest),
+    }
 
     async def authenticated(request: Request) -> Caller:
         return await lazy.get().authenticator.caller(request.headers)
