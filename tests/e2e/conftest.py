@@ -94,9 +94,11 @@ def register(page: Page) -> str:
 
 
 def ask(page: Page, text: str = "Three days in Rome, what should I see?") -> None:
-    """Type a question and send it."""
+    """Type a question and send it, until it stands in the chat."""
     page.fill("#composer textarea", text)
+    turns = page.locator("#messages > article").count()
     page.click("#composer [data-send]")
+    page.locator("#messages > article").nth(turns + 1).wait_for()
 
 
 def wait_for_end(page: Page, timeout: float = 30_000) -> None:
