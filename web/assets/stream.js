@@ -114,6 +114,8 @@ class Stream {
       htmx.process(document.getElementById("chats"));
     }
     this.message.removeAttribute("data-stream");
+    // "An answer is being written" is no longer true.
+    document.getElementById("composer-error")?.replaceChildren();
     this.message.setAttribute("aria-busy", "false");
     running(false);
     announce("Answer finished");
