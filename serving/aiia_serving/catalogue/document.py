@@ -79,6 +79,18 @@ class VllmOptions(_Part):
     reasoning_parser: str | None = None
 
 
+class Sampling(_Part):
+    """How the model picks tokens where a request does not say, by the names of a generation config."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens of one answer at most, whatever is asked"
+    )
+
+
 class Spec(_Part):
     """What is wanted."""
 
@@ -88,6 +100,7 @@ class Spec(_Part):
     source: Source
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
+    sampling: Sampling | None = None
     vllm: VllmOptions | None = None
 
     @model_validator(mode="after")
@@ -95,8 +108,9 @@ class Spec(_Part):
         remote = self.source.url is not None
         if remote != (self.engine == "openai"):
             raise ValueError("source.url belongs to the engine openai, and only to it")
-        if self.vllm is not None and self.engine != "vllm":
-            raise ValueError("the options under vllm belong to the engine vllm")
+        for part in ("vllm", "sampling"):
+            if getattr(self, part) is not None and self.engine != "vllm":
+                raise ValueError(f"the options under {part} belong to the engine vllm")
         return self
 
 

@@ -43,6 +43,8 @@ def llm_config(document: ModelDocument, cache: Path) -> dict[str, Any]:
         engine |= options.model_dump(exclude_none=True)
         if options.tool_call_parser:
             engine["enable_auto_tool_choice"] = True
+    if spec.sampling is not None:
+        engine["override_generation_config"] = spec.sampling.model_dump(exclude_none=True)
     config: dict[str, Any] = {
         "model_loading_config": {"model_id": document.id, "model_source": _model_source(document, cache)},
         "engine_kwargs": engine,
