@@ -35,7 +35,9 @@ def scenes(page: Page, site: Site) -> Iterator[str]:
     register(page)
     yield "empty"
     hold = threading.Event()
-    site.gateway.script = Script(tokens_per_second=400, phases=[{"phase": "queued", "position": 3, "eta_s": 12}], hold=hold)
+    site.gateway.script = Script(
+        tokens_per_second=400, phases=[{"phase": "queued", "position": 3, "eta_s": 12}], hold=hold
+    )
     ask(page)
     page.get_by_text("Queued: 3rd").wait_for()
     yield "queued"

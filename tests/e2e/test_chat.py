@@ -261,6 +261,17 @@ def test_the_model_is_shown_until_it_is_ready(site: Site, open_page: Open) -> No
     expect(page.locator("#model-state")).to_be_empty()
 
 
+def test_back_leaves_the_chat_and_forward_returns(open_page: Open) -> None:
+    page = open_page()
+    register(page)
+    ask(page)
+    wait_for_end(page)
+    page.go_back()
+    expect(page.locator("#welcome")).to_be_visible()
+    page.go_forward()
+    expect(page.locator("[data-footer]")).to_contain_text("scripted ·")
+
+
 def test_copy_puts_the_answer_into_the_clipboard(site: Site, open_page: Open) -> None:
     site.gateway.script = Script(text="Paris.\n\n```py\nx = 1\n```\n")
     page = open_page(permissions=["clipboard-read", "clipboard-write"])

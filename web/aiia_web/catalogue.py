@@ -25,9 +25,14 @@ class Picker:
         return hashlib.sha256(names.encode()).hexdigest()[:12]
 
     @property
-    def is_settled(self) -> bool:
-        """Whether there is nothing to wait for."""
-        return self.chosen is not None and self.chosen.state in ("ready", "cold", "failed")
+    def ask_again_s(self) -> int:
+        """Seconds after which a page asks for the state again; 0 when there is nothing to wait for."""
+        match self.chosen.state if self.chosen else "":
+            case "ready" | "cold":
+                return 0
+            case "failed":
+                return 10
+        return 2
 
 
 @signed_in
