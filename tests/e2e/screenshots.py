@@ -12,14 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before anything of ours: it sets the environment.
-from tests.support import plugin, services
-
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.conftest import DESKTOP, PHONE, QUIET, ask, register, until, wait_for_end
 from tests.e2e.gateway import Script
 from tests.e2e.site import Site
+from tests.support import plugin, services
 
 REPOSITORY = Path(__file__).parents[2]
 DEVICES: dict[str, dict[str, Any]] = {"phone": PHONE, "desktop": DESKTOP}

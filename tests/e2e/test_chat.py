@@ -119,7 +119,6 @@ def test_escape_stops_and_retry_goes_on(site: Site, open_page: Open) -> None:
     assert site.gateway.running == 0
     site.gateway.script = Script()
     page.click("text=Retry")
-    wait_for_end(page)
     expect(page.locator("[data-footer]")).to_contain_text("scripted ·")
     assert page.evaluate(SHOWN) == _plain(page, MARKDOWN)
     assert page.locator("article").count() == 2
@@ -147,7 +146,7 @@ def test_a_failure_says_why_keeps_the_text_and_can_be_retried(site: Site, open_p
     assert str(page.evaluate(SHOWN)).startswith("Rome was not built")
     site.gateway.script = Script()
     page.click("text=Retry")
-    wait_for_end(page)
+    expect(page.locator("[data-footer]")).to_contain_text("scripted ·")
     assert page.evaluate(SHOWN) == _plain(page, MARKDOWN)
 
 

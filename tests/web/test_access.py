@@ -78,7 +78,7 @@ def test_who_is_signed_out_is_sent_to_the_login(addresses: dict[str, str], name:
 
 
 @pytest.mark.parametrize(
-    "address", [p for p in ("/", "/chats/", "/settings/", "/models/state/", "/settings/sidebar/", "/settings/keys/")]
+    "address", ["/", "/chats/", "/settings/", "/models/state/", "/settings/sidebar/", "/settings/keys/"]
 )
 def test_pages_without_ids_want_a_login_too(db: None, address: str) -> None:
     assert Client().get(address)["Location"] == f"/accounts/login/?next={address}"

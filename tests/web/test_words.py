@@ -40,8 +40,8 @@ def test_a_running_answer_says_its_phase(detail: dict[str, object], expected: st
         ({"state": "done", "completion_tokens": 1}, "qwen3-8b · 1 token"),
         ({"state": "stopped"}, "Stopped by you"),
         (
-            {"state": "failed", "error": "Out of memory at 1536×1536.", "advice": "Try 1024×1024"},
-            "Out of memory at 1536×1536. Try 1024×1024",
+            {"state": "failed", "error": "Out of memory at 1536 px.", "advice": "Try 1024 px"},
+            "Out of memory at 1536 px. Try 1024 px",
         ),
         ({"state": "failed"}, "The answer failed"),
     ],
