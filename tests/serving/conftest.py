@@ -1,6 +1,7 @@
 """The gateway as a real process between a fake model and a stand-in for manager and platform."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -21,7 +22,7 @@ def control() -> Iterator[FakeControl]:
 
 @pytest.fixture(scope="session")
 def gateway(control: FakeControl) -> Iterator[GatewayProcess]:
-    limits = {"AIIA_GATEWAY_RETRY_S": "3", "AIIA_GATEWAY_HOLD_S": "20", "AIIA_GATEWAY_MAX_BODY": "100000"}
+    limits: dict[str, Any] = {"AIIA_GATEWAY_RETRY_S": "3", "AIIA_GATEWAY_HOLD_S": "20", "AIIA_GATEWAY_MAX_BODY": "100000"}
     with GatewayProcess(control.url, AIIA_GATEWAY_MAX_WAITING="4", **limits) as gateway:
         yield gateway
 

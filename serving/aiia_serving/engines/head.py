@@ -58,11 +58,20 @@ def main() -> None:
     )
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    code = ray.wait()
+    code = _wait_for(ray)
     log.info("ray ended", extra={"fields": {"code": code, "asked": stopping}})
     _end_descendants()
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     sys.exit(0 if stopping else code or 1)
+
+
+def _wait_for(ray: "subprocess.Popen[bytes]") -> int:
+    """The exit code of ``ray``. Buries on the way what was adopted and has ended."""
+    while True:
+        pid, status = os.wait()
+        if pid == ray.pid:
+            ray.returncode = os.waitstatus_to_exitcode(status)
+            return ray.returncode
 
 
 def without_ray_client(parameters: Any, _head: bool) -> None:

@@ -1,7 +1,9 @@
 """Runs first in every Ray worker process of ours (see ``environment``)."""
 
 import importlib
+import multiprocessing
 import os
+from multiprocessing import forkserver
 from typing import Any
 
 # What a vLLM replica imports before it can do anything, several seconds of it.
@@ -13,9 +15,15 @@ _VLLM_MODULES = (
 )
 
 
+# What its engine's process imports. A fork server has it ready, and is filled while the replica's process is.
+_VLLM_ENGINE_MODULES = ["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "vllm.v1.executor.uniproc_executor"]
+
+
 def setup() -> None:
     _keep_to_loopback()
     if os.environ.get("AIIA_PRELOAD") == "vllm":
+        multiprocessing.set_forkserver_preload(_VLLM_ENGINE_MODULES)
+        forkserver.ensure_running()
         for module in _VLLM_MODULES:
             importlib.import_module(module)
 

@@ -1,10 +1,15 @@
 """The replica of a vLLM model: Ray's own server, without the parts that only cost start-up time on one machine."""
 
+import asyncio
+import multiprocessing
 from typing import Any
 
+import vllm.v1.engine.utils as engine_processes
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+from aiia_serving.engines.spare import keep_spare
 
 
 class LocalFiles(CallbackBase):  # type: ignore[misc]  # Ray is not typed
@@ -15,12 +20,13 @@ class LocalFiles(CallbackBase):  # type: ignore[misc]  # Ray is not typed
 
 
 class Engine(VLLMEngine):  # type: ignore[misc]
-    """On CPUs the worker runs inside the engine's process: one process less to start."""
+    """On CPUs the worker runs inside the engine's process, and that is forked from one that has imported vLLM."""
 
     def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
         parallel = engine_config.parallel_config
         if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
             parallel.distributed_executor_backend = "uni"
+            engine_processes.get_mp_context = lambda: multiprocessing.get_context("forkserver")
         return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
 
 
@@ -33,3 +39,4 @@ class Server(LLMServer):  # type: ignore[misc]
         if self.engine is None:
             raise ValueError("Engine is not set")
         await self.engine.start()
+        self._sparing = asyncio.create_task(keep_spare())

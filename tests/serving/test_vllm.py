@@ -1,0 +1,211 @@
+"""The packaged model on real Ray and vLLM, through the real manager and gateway. One start for all tests."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from aiia_serving.engines.environment import RaySettings
+from aiia_serving.settings import model_cache
+from tests.fakes import ROOT
+from tests.fakes.control import INTERNAL_TOKEN, FakeControl
+from tests.fakes.gateway import GatewayProcess, free_port
+
+pytestmark = [pytest.mark.serving, pytest.mark.timeout(600)]
+
+MODEL = "smollm2-135m"
+STORY: Any = [{"role": "user", "content": "Write a long story about a fisherman, his daughter and the sea."}]
+
+
+class Stack:
+    """Ray head and manager as processes, with a folder of documents of the test's own beside the packaged ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.documents = folder / "models"
+        self.documents.mkdir()
+        self.manager_port = free_port()
+        self.settings = RaySettings(folder, model_cache(), free_port(), free_port(), folder / "ray-token")
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "serving"),
+            "AIIA_DATA_DIR": str(folder),
+            "AIIA_RAY_PORT": str(self.settings.ray_port),
+            "AIIA_SERVE_PORT": str(self.settings.serve_port),
+            "AIIA_RAY_TOKEN_FILE": str(self.settings.token_file),
+            "AIIA_MODELS_DIR": f"{ROOT / 'models'}:{self.documents}",
+            "AIIA_MANAGER_PORT": str(self.manager_port),
+            "AIIA_INTERNAL_TOKEN": INTERNAL_TOKEN,
+        }
+        self.environment.pop("OPENAI_BASE_URL", None)
+        self.roles: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, role: str) -> None:
+        self.roles[role] = subprocess.Popen(
+            [sys.executable, "-m", "aiia_serving", role], env=self.environment, cwd=ROOT
+        )
+
+    def stop(self, role: str) -> None:
+        process = self.roles.pop(role)
+        process.terminate()
+        process.wait(30)
+
+    @property
+    def manager_url(self) -> str:
+        return f"http://127.0.0.1:{self.manager_port}"
+
+    def wait_state(self, wanted: Callable[[dict[str, Any]], bool], timeout: float) -> dict[str, Any]:
+        """The first report of the manager, by model, that is as ``wanted``."""
+        deadline, version, models = time.monotonic() + timeout, "", {}
+        while time.monotonic() < deadline:
+            request = urllib.request.Request(
+                f"{self.manager_url}/state?after={version}&wait=5",
+                headers={"Authorization": f"Bearer {INTERNAL_TOKEN}"},
+            )
+            try:
+                report = json.load(urllib.request.urlopen(request, timeout=30))
+            except OSError:
+                time.sleep(0.1)  # The manager's port is not open yet.
+                continue
+            version = report["version"]
+            models = {model["id"]: model for model in report["models"]}
+            if wanted(models):
+                return models
+        raise AssertionError(f"not reached within {timeout} s; last: {models}")
+
+    def replica(self) -> psutil.Process:
+        (replica,) = [
+            process
+            for process in psutil.Process(self.roles["models"].pid).children(recursive=True)
+            if f"ServeReplica:{MODEL}:Server" in " ".join(process.cmdline())
+        ]
+        return replica
+
+    def wait_idle(self, timeout: float = 10) -> bool:
+        """Whether vLLM itself says, within ``timeout``, that it works on nothing."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            metrics = httpx.get(f"http://127.0.0.1:{self.settings.serve_port}/{MODEL}/metrics").text
+            values = [line.split()[-1] for line in metrics.splitlines() if line.startswith("vllm:num_requests_running")]
+            if values == ["0.0"]:
+                return True
+            time.sleep(0.05)
+        return False
+
+
+def ready(models: dict[str, Any]) -> bool:
+    return MODEL in models and models[MODEL]["state"] == "ready"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("serving"))
+    stack.start("models")
+    stack.start("manager")
+    try:
+        stack.wait_state(ready, 400)
+        yield stack
+    finally:
+        below = psutil.Process(stack.roles["models"].pid).children(recursive=True)
+        for role in list(stack.roles):
+            stack.stop(role)
+        _, left = psutil.wait_procs(below, timeout=5)
+        assert left == []
+        assert not stack.settings.run_dir.exists()
+
+
+@pytest.fixture(scope="module")
+def served(stack: Stack) -> Iterator[GatewayProcess]:
+    with FakeControl() as control, GatewayProcess(control.url, manager_url=stack.manager_url) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def model(served: GatewayProcess, stack: Stack) -> openai.OpenAI:
+    stack.wait_state(ready, 120)
+    return openai.OpenAI(base_url=served.base_url, api_key=INTERNAL_TOKEN, max_retries=0, timeout=120)
+
+
+def test_it_knows_the_capital_of_france(model: openai.OpenAI) -> None:
+    question: Any = [{"role": "user", "content": "What is the capital of France?"}]
+    plain = model.chat.completions.create(model=MODEL, messages=question, temperature=0)
+    assert "Paris" in (plain.choices[0].message.content or "")
+    assert plain.usage is not None
+    assert plain.usage.completion_tokens > 0
+    stream = model.chat.completions.create(model=MODEL, messages=question, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == plain.choices[0].message.content
+
+
+def test_an_answer_goes_on_exactly_from_its_token_ids(model: openai.OpenAI) -> None:
+    asked: Any = {"model": MODEL, "temperature": 0, "extra_body": {"return_token_ids": True}}
+    whole: Any = model.chat.completions.create(messages=STORY, max_tokens=60, **asked).to_dict()
+    ids, prompt = whole["choices"][0]["token_ids"], whole["prompt_token_ids"]
+    for cut in (1, 7, 23, 41):
+        rest: Any = model.completions.create(prompt=[*prompt, *ids[:cut]], max_tokens=60 - cut, **asked).to_dict()
+        assert rest["choices"][0]["token_ids"] == ids[cut:]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_caller_that_leaves_frees_the_engine(
+    served: GatewayProcess, stack: Stack, model: openai.OpenAI, stream: bool
+) -> None:
+    body = {"model": MODEL, "messages": STORY, "stream": stream, "ignore_eos": True, "max_tokens": 3000}
+    headers = {"Authorization": f"Bearer {INTERNAL_TOKEN}"}
+    with httpx.Client(timeout=httpx.Timeout(60, read=60 if stream else 2)) as http:
+        if stream:
+            with http.stream("POST", f"{served.base_url}/chat/completions", json=body, headers=headers) as answer:
+                chunks = answer.iter_raw()
+                assert next(chunks).startswith(b"data: ")
+                assert not stack.wait_idle(timeout=0.3)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                http.post(f"{served.base_url}/chat/completions", json=body, headers=headers)
+    assert stack.wait_idle()
+
+
+def test_nothing_of_ray_listens_to_the_network(stack: Stack, model: openai.OpenAI) -> None:
+    ours = psutil.Process(stack.roles["models"].pid).children(recursive=True)
+    listening = [c.laddr for p in ours for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert listening
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_replica_that_is_killed_is_replaced_and_its_requests_wait(model: openai.OpenAI, stack: Stack) -> None:
+    killed = stack.replica()
+    killed.kill()
+    started = time.monotonic()
+    answer = model.chat.completions.create(model=MODEL, messages=STORY, max_tokens=5)
+    print(f"answered {time.monotonic() - started:.1f} s after the kill")
+    assert answer.choices[0].message.content
+    assert stack.replica().pid != killed.pid
+
+
+def test_a_new_manager_adopts_what_runs(model: openai.OpenAI, stack: Stack) -> None:
+    replica = stack.replica()
+    stack.stop("manager")
+    # Meanwhile the gateway goes by what it knows.
+    assert model.chat.completions.create(model=MODEL, messages=STORY, max_tokens=2).choices
+    stack.start("manager")
+    stack.wait_state(ready, 60)
+    assert stack.replica() == replica
+
+
+def test_documents_come_and_go_while_it_runs(model: openai.OpenAI, stack: Stack) -> None:
+    replica = stack.replica()
+    bad = stack.documents / "bad.yaml"
+    bad.write_text("apiVersion: aiia.dev/v1\nkind: Model\nmetadata: {name: bad}\nspec: {task: chat}\n")
+    models = stack.wait_state(lambda models: "bad" in models, 20)
+    assert models["bad"]["state"] == "failed"
+    assert "spec.engine" in models["bad"]["reason"]
+    bad.unlink()
+    stack.wait_state(lambda models: "bad" not in models and ready(models), 20)
+    assert stack.replica() == replica
