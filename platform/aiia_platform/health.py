@@ -64,10 +64,10 @@ def _postgres() -> Check:
 
 def _worker() -> Check:
     try:
-        alive = ProcrastinateWorker.objects.filter(last_heartbeat__gt=Now() - timedelta(seconds=15)).exists()
+        alive = ProcrastinateWorker.objects.filter(last_heartbeat__gt=Now() - timedelta(seconds=6)).exists()
     except DatabaseError:
         return _down("unknown while Postgres does not answer")
-    return OK if alive else _down("No worker has reported in the last 15 s")
+    return OK if alive else _down("No worker has reported in the last 6 s")
 
 
 async def _redis() -> Check:

@@ -7,6 +7,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,10 +25,16 @@ def free_port() -> int:
 
 
 class GatewayProcess:
-    """``python -m aiia_serving gateway`` in front of ``control_url``; ``settings`` are further variables."""
+    """``python -m aiia_serving gateway`` in front of ``control_url``; ``settings`` are further variables.
 
-    def __init__(self, control_url: str, manager_url: str | None = None, **settings: str) -> None:
+    It can be killed and entered again, on the same port. What it prints is appended to ``log``, if there is one.
+    """
+
+    def __init__(
+        self, control_url: str, manager_url: str | None = None, log: Path | None = None, **settings: str
+    ) -> None:
         self._port = free_port()
+        self._log = log
         self._env = {
             **os.environ,
             "PYTHONPATH": f"{ROOT / 'serving'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
@@ -49,7 +57,10 @@ class GatewayProcess:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen([sys.executable, "-m", "aiia_serving", "gateway"], env=self._env, cwd=ROOT)
+        with self._log.open("ab") if self._log else nullcontext() as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "aiia_serving", "gateway"], env=self._env, cwd=ROOT, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -59,6 +70,12 @@ class GatewayProcess:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Ends the process at once, as ``kill -9`` does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -5,6 +5,7 @@
 
 - ``POST /control``: JSON with any of the fields of ``Behaviour``; answers all of them;
 - ``GET /stats``: counts of requests; ``?running=0&wait=5`` answers when that many run or the wait (s) is over;
+- ``POST /tokenize``: vLLM's count of a conversation's tokens;
 - ``GET /requests``: path, headers and body of the last requests, oldest first.
 """
 
@@ -98,6 +99,10 @@ class Upstream:
         if route == "GET /v1/models":
             listed = [{"id": m, "object": "model", "created": 0, "owned_by": "fake"} for m in self.behaviour.models]
             await _json(send, 200, {"object": "list", "data": listed})
+            return
+        if route == "POST /tokenize":
+            ids = chat_prompt_ids(json.loads(body)["messages"])
+            await _json(send, 200, {"count": len(ids), "max_model_len": 8192, "tokens": ids})
             return
         if route in ("POST /v1/chat/completions", "POST /v1/completions"):
             request = json.loads(body)
@@ -281,7 +286,7 @@ class Answer:
 
 
 async def _read_body(receive: Any) -> bytes:
-    body = b""
+    body: bytes = b""
     while True:
         message: dict[str, Any] = await receive()
         body += message.get("body", b"")

@@ -2,6 +2,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+
 from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Chat
 from aiia_platform.generations.models import Generation

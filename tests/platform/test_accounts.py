@@ -3,9 +3,10 @@ import io
 import sys
 
 import pytest
-from aiia_platform.accounts.models import ApiKey, User
 from django.core.management import CommandError, call_command
 from django.test import Client
+
+from aiia_platform.accounts.models import ApiKey, User
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

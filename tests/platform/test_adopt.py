@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from aiia_platform.generations.runner import adopt
 
 pytestmark = pytest.mark.unit

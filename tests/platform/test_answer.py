@@ -1,11 +1,13 @@
 import pytest
-from aiia_platform.generations.answer import Answer
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from aiia_platform.generations.answer import Answer
 
 pytestmark = pytest.mark.unit
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(text=st.text(min_size=1), data=st.data())
 def test_any_overlapping_pieces_in_order_make_the_text(text: str, data: st.DataObject) -> None:
     """However a text is cut, and whatever is repeated, the reader has the text."""

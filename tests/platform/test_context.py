@@ -1,4 +1,5 @@
 import pytest
+
 from aiia_platform.gateway import GatewayError
 from aiia_platform.generations.context import Turn, fit
 

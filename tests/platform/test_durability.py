@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from aiia_platform.generations.live import End, Reasoning, Status, Text, follow
-from aiia_platform.generations.models import Generation
 from asgiref.sync import sync_to_async
 
+from aiia_platform.generations.live import End, Reasoning, Status, Text, follow
+from aiia_platform.generations.models import Generation
 from tests.fakes.answers import answer_text, text_of_ids
 from tests.support.services import RedisServer
 from tests.support.stack import Stack
@@ -137,8 +137,8 @@ def test_redis_killed(stack: Stack, send: Send) -> None:
 def test_gateway_killed(stack: Stack, send: Send) -> None:
     generation = send()
     wait_for(generation, has_text)
-    stack.kill_gateway()
-    stack.start_gateway()
+    stack.gateway.kill()
+    stack.gateway.__enter__()
     row = wait_for(generation, ended)
     assert_whole(row)
     assert row.attempt == 1

@@ -3,12 +3,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from aiia_platform.accounts.models import User
-from aiia_platform.chats.models import Chat, ChatBusy, Message
-from aiia_platform.generations.models import Generation
 from django.core.exceptions import ValidationError
 from django.db import connection
 from procrastinate.contrib.django.models import ProcrastinateJob
+
+from aiia_platform.accounts.models import User
+from aiia_platform.chats.models import Chat, ChatBusy, Message
+from aiia_platform.generations.models import Generation
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

@@ -44,7 +44,8 @@ def content(frames: list[Any]) -> str:
 
 def test_models_are_listed_with_their_state(client: openai.OpenAI, upstream: FakeUpstream) -> None:
     (model,) = [model for model in client.models.list() if model.id == "fake"]
-    assert model.to_dict()["aiia"]["state"] == "ready"  # type: ignore[index]
+    state: Any = model.to_dict()["aiia"]
+    assert state["state"] == "ready"
     assert client.models.retrieve("fake").id == "fake"
 
 
@@ -316,3 +317,19 @@ def test_a_model_that_stays_away_is_an_honest_error(client: openai.OpenAI, upstr
         client.chat.completions.create(model="fake", messages=HI)
     assert failed.value.status_code == 503
     assert failed.value.code == "upstream_lost"
+
+
+def test_tokens_are_counted_by_the_model(gateway: GatewayProcess, control: FakeControl, upstream: FakeUpstream) -> None:
+    question = {"model": "fake", "messages": [{"role": "user", "content": "one two three"}]}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url = f"{gateway.base_url}/tokenize"
+    refusal = httpx.post(url, json=question, headers=headers)
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (404, "no_tokenizer")
+    control.set_model("fake", upstream.base_url, engine="vllm")
+    control.wait_seen()
+    # A start, the role and three words.
+    assert httpx.post(url, json=question, headers=headers).json() == {"count": 5}
+    assert httpx.post(url, json=question).status_code == 401
+    control.set_model("fake", upstream.base_url, engine="vllm", state="starting")
+    control.wait_seen()
+    assert httpx.post(url, json=question, headers=headers).status_code == 503

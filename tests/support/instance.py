@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import psutil
+
 from aiia_cli import record
 from aiia_cli.datadir import DataDir
 from aiia_cli.ports import free_ports

@@ -63,7 +63,9 @@ class Visitor:
         """The generation as soon as it is so. Polls, since what is watched may be what is broken."""
         deadline = time.monotonic() + within
         while not ready(row := self.stored(generation)):
-            assert time.monotonic() < deadline, f"{row.state}: {row.error or row.text[-200:]}\n{self._instance.log_tail()}"
+            assert time.monotonic() < deadline, (
+                f"{row.state}: {row.error or row.text[-200:]}\n{self._instance.log_tail()}"
+            )
             time.sleep(0.05)
         return row
 

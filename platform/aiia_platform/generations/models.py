@@ -9,11 +9,18 @@ from typing import Any, Self
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models, transaction
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from procrastinate.exceptions import AlreadyEnqueued
 
 #: A worker that has not written for this long is taken for dead. It writes every second.
 STALE_AFTER = timedelta(seconds=5)
+#: Each worker holds the advisory lock (this, its number) while it lives; Postgres lets go of it when it dies.
+PRESENCE = 20_600
+_HOLDER_LIVES = """EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid::bigint = generations_generation.worker
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)"""
 #: The Postgres channel on which workers hear whom to stop.
 STOP_CHANNEL = "aiia_generation_stop"
 
@@ -31,10 +38,13 @@ class GenerationQuerySet(models.QuerySet["Generation"]):
         return self.filter(state__in=Generation.ACTIVE)
 
     def abandoned(self) -> Self:
-        """Active ones that no living worker holds: taken by one that died, or queued and forgotten."""
+        """Active ones that no living worker holds: taken by one that died or hangs, or queued and forgotten."""
         limit = Now() - STALE_AFTER
+        holder_lives = RawSQL(_HOLDER_LIVES, [PRESENCE], output_field=models.BooleanField())  # noqa: S611
         return self.active().filter(
-            models.Q(heartbeat_at__lt=limit) | models.Q(heartbeat_at=None, queued_at__lt=limit),
+            models.Q(heartbeat_at__lt=limit)
+            | models.Q(heartbeat_at=None, queued_at__lt=limit)
+            | models.Q(models.Q(heartbeat_at__isnull=False), ~models.Q(holder_lives)),
         )
 
 
@@ -66,6 +76,8 @@ class Generation(models.Model):
     error = models.TextField(blank=True)
     advice = models.TextField(blank=True)
     attempt = models.PositiveIntegerField(default=0)
+    #: The number of the worker that holds it.
+    worker = models.PositiveIntegerField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
     stop_requested = models.BooleanField(default=False)
     #: The token ids that the model read and those it wrote, for continuing exactly where it broke off.
@@ -150,11 +162,11 @@ class Generation(models.Model):
 
     @classmethod
     @transaction.atomic
-    def claim(cls, pk: uuid.UUID, adopt: Callable[["Generation"], None]) -> "Generation | None":
-        """Take a generation for this worker, or return None when there is nothing left to do.
+    def claim(cls, pk: uuid.UUID, worker: int, adopt: Callable[["Generation"], None]) -> "Generation | None":
+        """Take a generation for a worker, or return None when there is nothing left to do.
 
         `adopt` may add to the row what the attempt before had sent but not stored.
-        Raises `StillRunning` while another worker's heartbeat is fresh.
+        Raises `StillRunning` while another worker lives and writes.
         """
         row = cls.objects.select_for_update(of=("self",)).select_related("message__chat").filter(pk=pk).first()
         if row is None or not row.is_active:
@@ -163,9 +175,11 @@ class Generation(models.Model):
             raise StillRunning
         adopt(row)
         row.attempt += 1
-        row.state = cls.State.RUNNING
+        row.worker, row.state = worker, cls.State.RUNNING
         row.heartbeat_at = Now()  # the database's clock, the same for all workers
-        row.save(update_fields=["attempt", "state", "heartbeat_at", "prompt_ids", "output_ids", "finish_reason"])
+        row.save(
+            update_fields=["attempt", "worker", "state", "heartbeat_at", "prompt_ids", "output_ids", "finish_reason"]
+        )
         row.message.save(update_fields=["text", "reasoning"])
         return row
 

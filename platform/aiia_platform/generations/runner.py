@@ -53,9 +53,10 @@ class Outcome:
 
 
 class Runner:
-    """Runs the generations of one worker process. Make it inside the event loop."""
+    """Runs the generations of the worker with this number. Make it inside the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int) -> None:
+        self._worker = worker
         self._gateway = Gateway()
         self._publisher = Publisher()
         self._stops: dict[UUID, asyncio.Event] = {}
@@ -74,7 +75,7 @@ class Runner:
         while True:
             entries = await self._publisher.entries(pk)
             try:
-                generation = await in_db(Generation.claim, pk, partial(adopt, entries))
+                generation = await in_db(Generation.claim, pk, self._worker, partial(adopt, entries))
                 break
             except StillRunning:
                 await asyncio.sleep(WRITE_EVERY)

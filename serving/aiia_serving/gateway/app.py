@@ -18,8 +18,9 @@ from aiia_serving.gateway.errors import ApiError, internal_error
 from aiia_serving.gateway.exchange import Exchange
 from aiia_serving.gateway.registry import Registry
 from aiia_serving.gateway.reply import Reply, disconnected, read_body
-from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, GenerationRequest, parse
+from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest, parse
 from aiia_serving.gateway.settings import GatewaySettings
+from aiia_serving.gateway.tokens import count_tokens
 from aiia_serving.gateway.upstream import new_session
 from aiia_serving.queue.fifo import FifoQueue
 from aiia_serving.state import ModelState
@@ -174,6 +175,15 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         await authenticated(request)
         return JSONResponse(_model_object(await lazy.get().registry.get(model_id)))
 
+    @app.post("/v1/tokenize")
+    async def tokenize(request: Request) -> Response:
+        await authenticated(request)
+        gateway = lazy.get()
+        body = await read_body(request.scope, request.receive, gateway.settings.gateway_max_body)
+        wanted = parse(TokenizeRequest, body or b"")
+        model = await gateway.registry.get(wanted.model)
+        return JSONResponse({"count": await count_tokens(gateway.session, model, wanted)})
+
     @app.get("/healthz")
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
@@ -184,7 +194,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        known = "GET /v1/models, GET /v1/models/{id}, POST /v1/chat/completions, POST /v1/completions"
+        known = (
+            "GET /v1/models, GET /v1/models/{id}, POST /v1/chat/completions, POST /v1/completions, POST /v1/tokenize"
+        )
         message = f"Invalid URL ({request.method} {request.url.path}). Routes here: {known}."
         answer = ApiError(error.status_code, message, code="unknown_url")
         return Response(answer.body(), error.status_code, error.headers, "application/json")

@@ -115,7 +115,14 @@ class CompletionRequest(GenerationRequest):
         return tokens + 2 * (self.max_tokens or 16)
 
 
-R = TypeVar("R", bound=GenerationRequest)
+class TokenizeRequest(_Strict):
+    """``POST /v1/tokenize``: how many tokens a conversation is to a model."""
+
+    model: str
+    messages: list[_Message] = Field(min_length=1)
+
+
+R = TypeVar("R", bound=_Strict)
 
 # Fields that are not for models: about the relay itself, or dropped as said above.
 _NOT_FORWARDED = {"model", "stream", "stream_options", "store", "metadata", "service_tier", "user"}
@@ -131,7 +138,7 @@ def parse(kind: type[R], body: bytes) -> R:
         request = kind.model_validate(raw)
     except ValidationError as error:
         raise _explained(error) from error
-    if request.stream_options is not None and not request.stream:
+    if isinstance(request, GenerationRequest) and request.stream_options is not None and not request.stream:
         raise ApiError(400, "'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     return request
 

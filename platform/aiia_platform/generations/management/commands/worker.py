@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from procrastinate.jobs import Status
 
 from aiia_platform.config import config
 from aiia_platform.generations import jobs
-from aiia_platform.generations.models import STOP_CHANNEL, Generation
+from aiia_platform.generations.models import PRESENCE, STOP_CHANNEL, Generation
 from aiia_platform.generations.runner import Runner, in_db
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,15 @@ class Command(BaseCommand):
 
 async def work(worker_app: App) -> None:
     """Run jobs, listen for stops and adopt abandoned generations until a signal comes."""
-    runner = Runner()
+    number = secrets.randbelow(2**31)
+    runner = Runner(number)
     jobs.use(runner)
-    side: list[asyncio.Task[None]] = []
+    present = asyncio.Event()
+    side = [asyncio.create_task(be_present(number, runner, present))]
     try:
+        await present.wait()
         async with worker_app.open_async():
-            side = [asyncio.create_task(listen_for_stops(runner)), asyncio.create_task(adopt_abandoned(worker_app))]
+            side.append(asyncio.create_task(adopt_abandoned(worker_app)))
             await worker_app.run_worker_async(
                 concurrency=config().worker_concurrency,
                 delete_jobs="always",
@@ -60,16 +64,21 @@ async def work(worker_app: App) -> None:
         await runner.close()
 
 
-async def listen_for_stops(runner: Runner) -> None:
-    """Pass on what `Generation.stop` notifies. Without it a stop is seen at the next write, a second later."""
+async def be_present(number: int, runner: Runner, present: asyncio.Event) -> None:
+    """Hold the lock that says that this worker lives, and pass on what `Generation.stop` notifies.
+
+    Without the connection another worker takes over, and a stop is seen at the next write, a second later.
+    """
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(**connector_params(), autocommit=True) as connection:
+                await connection.execute("SELECT pg_advisory_lock(%s, %s)", [PRESENCE, number])
                 await connection.execute(f"LISTEN {STOP_CHANNEL}")
+                present.set()
                 async for notification in connection.notifies():
                     runner.stop(UUID(notification.payload))
         except psycopg.Error as error:
-            log.warning("not listening for stops: %s", error)
+            log.warning("out of touch with Postgres: %s", error)
             await asyncio.sleep(1)
 
 
