@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import django
 from django.core.asgi import get_asgi_application
@@ -31,7 +31,8 @@ def _application() -> App:
     django.setup()
     from aiia_platform.config import config
 
-    site: App = get_asgi_application()
+    # Django names its messages more narrowly than servers do.
+    site = cast(App, get_asgi_application())
     return mount(site, import_string(config().gateway_app.replace(":", "."))) if config().gateway_app else site
 
 
