@@ -22,7 +22,7 @@ _CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "format", "--check", "--quiet", "."),
     ("mypy",),
     ("lint-imports",),
-    ("djlint", "web", "platform", "--lint", "--check", "--quiet"),
+    ("djlint", "web/aiia_web/templates", "--lint", "--quiet"),
     ("shellcheck", "-x", "aiia", "cli/setup.sh", "requirements/compile", ".ci/run"),
 )
 # The type checker reads Django's settings, which want these; no service is reached.

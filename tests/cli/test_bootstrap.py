@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from aiia_cli.processes import is_alive
 
+from aiia_cli.processes import is_alive
 from tests.cli.bootstrap import Bootstrap
 
 pytestmark = pytest.mark.unit

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from aiia_cli import browser
 from aiia_cli.errors import UserError
 

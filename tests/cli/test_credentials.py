@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from aiia_cli.credentials import secret
 
 pytestmark = pytest.mark.unit

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from aiia_cli.datadir import DataDir
 from aiia_cli.errors import UserError
 

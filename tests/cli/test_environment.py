@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from aiia_cli.datadir import DataDir
 from aiia_cli.environment import Ports, role_environment
 from aiia_cli.options import Options

@@ -1,6 +1,7 @@
 import socket
 
 import pytest
+
 from aiia_cli.errors import UserError
 from aiia_cli.ports import free_ports, require_free
 

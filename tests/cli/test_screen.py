@@ -1,7 +1,8 @@
 import pytest
+from rich.console import Console
+
 from aiia_cli.record import InstanceRecord
 from aiia_cli.screen import Screen, headline, render
-from rich.console import Console
 
 pytestmark = pytest.mark.unit
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from aiia_cli.children import last_line
 from aiia_cli.processes import end, find_process, is_alive
 from aiia_cli.supervised import next_delay

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from aiia_cli import tiers
 from aiia_cli.errors import UserError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from aiia_cli import record
 
+from aiia_cli import record
 from tests.support.instance import Instance, command, instance_environment
 
 pytestmark = pytest.mark.integration

@@ -22,7 +22,11 @@ def control() -> Iterator[FakeControl]:
 
 @pytest.fixture(scope="session")
 def gateway(control: FakeControl) -> Iterator[GatewayProcess]:
-    limits: dict[str, Any] = {"AIIA_GATEWAY_RETRY_S": "3", "AIIA_GATEWAY_HOLD_S": "20", "AIIA_GATEWAY_MAX_BODY": "100000"}
+    limits: dict[str, Any] = {
+        "AIIA_GATEWAY_RETRY_S": "3",
+        "AIIA_GATEWAY_HOLD_S": "20",
+        "AIIA_GATEWAY_MAX_BODY": "100000",
+    }
     with GatewayProcess(control.url, AIIA_GATEWAY_MAX_WAITING="4", **limits) as gateway:
         yield gateway
 

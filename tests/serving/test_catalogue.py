@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from aiia_serving.catalogue.loader import fingerprint, load_catalogue
 from aiia_serving.catalogue.schema import schema_text
-
 from tests.fakes import ROOT
 
 pytestmark = pytest.mark.unit

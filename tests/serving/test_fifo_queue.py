@@ -1,6 +1,7 @@
 """The queue's contract, as today's first-come-first-served queue keeps it."""
 
 import pytest
+
 from aiia_serving.queue import QueueFullError, Ticket, Work
 from aiia_serving.queue.fifo import FifoQueue
 

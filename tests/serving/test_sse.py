@@ -3,11 +3,12 @@
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from aiia_serving.gateway.assemble import Assembler
 from aiia_serving.gateway.errors import ApiError
 from aiia_serving.gateway.sse import FrameBuffer, data_of, has_error, is_done, without_done
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytestmark = pytest.mark.unit
 
