@@ -253,8 +253,7 @@ build_assets() {
     report() { tail -n 1 "$log" | cut -c 1-70; }
     npm_key=$(sum "$root"/web/package*.json)
     if ! is_stamped npm "$npm_key" || ! [ -d "$root/web/node_modules" ]; then
-        # What the lock says, like `ci`, but not refusing a lock whose registry lacked a build for some other platform.
-        PATH=$venv/bin:$PATH run npm.log npm --prefix "$root/web" install --no-save --no-audit --no-fund ||
+        PATH=$venv/bin:$PATH run npm.log npm --prefix "$root/web" ci --no-audit --no-fund ||
             explain npm "$state/npm.log"
         stamp npm "$npm_key"
     fi
