@@ -22,6 +22,7 @@ from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, Genera
 from aiia_serving.gateway.settings import GatewaySettings
 from aiia_serving.gateway.tokens import count_tokens
 from aiia_serving.gateway.upstream import new_session
+from aiia_serving.gateway.wire import Client
 from aiia_serving.queue.fifo import FifoQueue
 from aiia_serving.state import ModelState
 
@@ -34,6 +35,7 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.session = new_session()
+        self.client = Client()
         self.queue = FifoQueue(settings.gateway_max_waiting)
         self.registry = Registry(self.session, settings.manager_url, settings.internal_token, self.queue)
         self.authenticator = Authenticator(
@@ -47,6 +49,7 @@ class Gateway:
     async def close(self) -> None:
         await self.registry.close()
         await self.session.close()
+        self.client.close()
 
 
 class _Lazy:
@@ -91,7 +94,7 @@ class _Generate:
             request = parse(self._kind, body)
             fields |= {"model": request.model, "stream": bool(request.stream), "class": caller.work_class}
             exchange = Exchange(
-                session=gateway.session,
+                client=gateway.client,
                 registry=gateway.registry,
                 queue=gateway.queue,
                 settings=gateway.settings,

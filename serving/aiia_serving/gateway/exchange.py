@@ -2,20 +2,21 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
-
-import aiohttp
 
 from aiia_serving.gateway.assemble import Assembler
 from aiia_serving.gateway.auth import Caller
-from aiia_serving.gateway.errors import ApiError, overloaded, unavailable, upstream_failed
+from aiia_serving.gateway.errors import ApiError, overloaded, unavailable
 from aiia_serving.gateway.registry import Registry
+from aiia_serving.gateway.relay import Relay
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.requests import ChatRequest, GenerationRequest, model_payload
 from aiia_serving.gateway.settings import GatewaySettings
-from aiia_serving.gateway.sse import FrameBuffer, FrameTooLongError, data_of, has_error, is_done, without_done
+from aiia_serving.gateway.sse import FrameBuffer, FrameTooLongError, data_of
 from aiia_serving.gateway.turn import Status, Turn
 from aiia_serving.gateway.upstream import UpstreamLostError, open_stream
+from aiia_serving.gateway.wire import Client, Response, WireError
 from aiia_serving.queue import Queue, QueueFullError, Ticket, Work
 from aiia_serving.state import ModelState
 
@@ -32,7 +33,7 @@ class Exchange:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        client: Client,
         registry: Registry,
         queue: Queue,
         settings: GatewaySettings,
@@ -41,7 +42,7 @@ class Exchange:
         reply: Reply,
         request_id: str,
     ) -> None:
-        self._session = session
+        self._client = client
         self._registry = registry
         self._queue = queue
         self._settings = settings
@@ -87,8 +88,6 @@ class Exchange:
             try:
                 return await self._attempt(model)
             except UpstreamLostError as lost:
-                if self._answering:
-                    raise _interrupted() from lost
                 now = time.monotonic()
                 if give_up_at is None:
                     give_up_at = now + self._settings.gateway_retry_s
@@ -119,8 +118,8 @@ class Exchange:
             # Closes the connection unless the body was read to its end; the model sees that and stops.
             response.release()
 
-    async def _open(self, model: ModelState, payload: dict[str, Any]) -> aiohttp.ClientResponse:
-        opening = open_stream(self._session, model, self._path, payload, self._request_id)
+    async def _open(self, model: ModelState, payload: dict[str, Any]) -> Response:
+        opening = open_stream(self._client, model, self._path, payload, self._request_id)
         if not (self._request.stream and self._caller.events):
             async with asyncio.timeout(self._settings.gateway_stall_s):
                 return await opening
@@ -131,53 +130,26 @@ class Exchange:
                 await self._say_running()
             async with asyncio.timeout(self._settings.gateway_stall_s):
                 response = await task
+            await self._say_running()
         except BaseException:
-            task.cancel()
+            if not task.cancel() and not task.cancelled() and task.exception() is None:
+                task.result().release()
             raise
-        await self._say_running()
         return response
 
-    async def _relay(self, response: aiohttp.ClientResponse) -> None:
-        reply, read, buffer = self._reply, response.content.readany, FrameBuffer()
-        stall_s = self._settings.gateway_stall_s
-        clock = asyncio.get_running_loop().time
-        try:
-            async with asyncio.timeout(stall_s) as stall:
-                # The timer is moved at most ten times in its length: moving it costs as much as a small frame.
-                move_at = clock() + stall_s / 10
-                while chunk := await read():
-                    frames = buffer.feed(chunk)
-                    if not frames:
-                        continue
-                    if not self._answering:
-                        self._answering = True
-                        self.first_byte_at = time.monotonic()
-                        await reply.start_stream()
-                    if has_error(frames):
-                        return await reply.end_stream(without_done(frames))
-                    await reply.write(frames)
-                    if is_done(frames):
-                        await reply.end_stream()
-                        return await _read_to_end(response)
-                    now = clock()
-                    if now > move_at:
-                        stall.reschedule(now + stall_s)
-                        move_at = now + stall_s / 10
-        except TimeoutError:
-            raise _stalled() from None
-        except (aiohttp.ClientError, OSError, FrameTooLongError) as error:
-            raise UpstreamLostError(f"{type(error).__name__} in the model's stream") from error
-        raise UpstreamLostError("the stream ended without its end mark")
+    async def _relay(self, response: Response) -> None:
+        await Relay(response, self._reply, self._settings.gateway_stall_s, self._on_first_byte).run()
+        await _wait_for_end(response)
 
-    async def _assemble(self, response: aiohttp.ClientResponse) -> None:
-        assembler, buffer, done = Assembler(self._chat), FrameBuffer(), False
+    async def _assemble(self, response: Response) -> None:
+        assembler, buffer, pieces, done = Assembler(self._chat), FrameBuffer(), response.pieces(), False
         try:
             while not done:
                 async with asyncio.timeout(self._settings.gateway_stall_s):
-                    chunk = await response.content.readany()
-                if not chunk:
+                    piece = await anext(pieces, None)
+                if piece is None:
                     break
-                for data in data_of(buffer.feed(chunk)):
+                for data in data_of(buffer.feed(piece)):
                     if data == b"[DONE]":
                         done = True
                         break
@@ -185,12 +157,16 @@ class Exchange:
                     self.first_byte_at = self.first_byte_at or time.monotonic()
         except TimeoutError:
             raise _stalled() from None
-        except (aiohttp.ClientError, OSError, FrameTooLongError) as error:
-            raise UpstreamLostError(f"{type(error).__name__} in the model's stream") from error
+        except (WireError, FrameTooLongError) as error:
+            raise UpstreamLostError(f"{error or type(error).__name__} in the model's stream") from error
         if not done:
             raise UpstreamLostError("the stream ended without its end mark")
         await self._reply.json(assembler.result())
-        await _read_to_end(response)
+        await _wait_for_end(response)
+
+    def _on_first_byte(self) -> None:
+        self._answering = True
+        self.first_byte_at = time.monotonic()
 
     async def _report(self, status: Status) -> None:
         if not self._request.stream:
@@ -204,17 +180,9 @@ class Exchange:
             await self._report(Status.running())
 
 
-async def _read_to_end(response: aiohttp.ClientResponse) -> None:
-    try:
-        async with asyncio.timeout(_TRAILER_S):
-            while await response.content.readany():
-                pass
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        response.close()
-
-
-def _interrupted() -> ApiError:
-    return upstream_failed("The model's stream broke off before its end.", code="stream_interrupted")
+async def _wait_for_end(response: Response) -> None:
+    with suppress(WireError, TimeoutError):
+        await asyncio.wait_for(asyncio.shield(response.ended), _TRAILER_S)
 
 
 def _stalled() -> ApiError:

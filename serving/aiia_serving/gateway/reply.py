@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from aiia_serving.gateway.errors import ApiError
 
@@ -19,25 +19,29 @@ class Reply:
     """Either one JSON body or a stream of events; an error takes the form that is still possible."""
 
     def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
+        self.send = send
         self._request_id = (b"x-request-id", request_id.encode())
         self.streaming = False
         self.status = 0
 
     async def start_stream(self) -> None:
         """Sends the headers of an event stream, unless they are sent."""
-        if not self.streaming:
-            self.streaming = True
-            self.status = 200
-            await self._send(
-                {"type": "http.response.start", "status": 200, "headers": [*_EVENT_STREAM, self._request_id]}
-            )
+        if (message := self.start_message()) is not None:
+            await self.send(message)
+
+    def start_message(self) -> Message | None:
+        """The message that begins an event stream, to be sent by who asks for it; None when that has been done."""
+        if self.streaming:
+            return None
+        self.streaming = True
+        self.status = 200
+        return {"type": "http.response.start", "status": 200, "headers": [*_EVENT_STREAM, self._request_id]}
 
     async def write(self, frames: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+        await self.send({"type": "http.response.body", "body": frames, "more_body": True})
 
     async def end_stream(self, frames: bytes = b"") -> None:
-        await self._send({"type": "http.response.body", "body": frames})
+        await self.send({"type": "http.response.body", "body": frames})
 
     async def json(self, value: Any) -> None:
         await self._whole(200, json.dumps(value, ensure_ascii=False).encode(), {})
@@ -56,8 +60,8 @@ class Reply:
             self._request_id,
             *((name.lower().encode(), value.encode()) for name, value in extra.items()),
         ]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:

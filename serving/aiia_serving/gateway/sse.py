@@ -34,7 +34,7 @@ class FrameBuffer:
 
 def is_done(frames: bytes) -> bool:
     """Whether whole ``frames`` end with OpenAI's end mark."""
-    return frames.rstrip().endswith(DONE)
+    return frames[-24:].rstrip().endswith(DONE)
 
 
 def has_error(frames: bytes) -> bool:

@@ -1,14 +1,18 @@
 """The connection to a model."""
 
+import asyncio
 import json
 from typing import Any
 
 import aiohttp
 
 from aiia_serving.gateway.errors import ApiError, upstream_failed
+from aiia_serving.gateway.wire import Client, Response, WireError
 from aiia_serving.state import ModelState
 
 _CONNECT_S = 5
+# For the body of an answer that is no stream.
+_READ_S = 60
 
 
 class UpstreamLostError(Exception):
@@ -16,19 +20,17 @@ class UpstreamLostError(Exception):
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A client for models and our own roles: unbounded, because the queue is what bounds."""
+    """A client for our own roles and for a model's short answers."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-        # Compressed events would have to be unpacked to be relayed.
-        headers={"Accept-Encoding": "identity"},
     )
 
 
 async def open_stream(
-    session: aiohttp.ClientSession, model: ModelState, path: str, payload: dict[str, Any], request_id: str
-) -> aiohttp.ClientResponse:
+    client: Client, model: ModelState, path: str, payload: dict[str, Any], request_id: str
+) -> Response:
     """Sends a request and returns the response once its headers say that a stream follows.
 
     ``path`` is relative to the model's base URL. Raises ``UpstreamLostError``, or ``ApiError`` when the model refuses.
@@ -36,6 +38,8 @@ async def open_stream(
     if model.upstream is None:
         raise UpstreamLostError("the model has no address yet")
     headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "X-Request-Id": request_id}
+    # Compressed events would have to be unpacked to be relayed.
+    headers["Accept-Encoding"] = "identity"
     if model.upstream.api_key:
         headers["Authorization"] = f"Bearer {model.upstream.api_key}"
     if model.engine == "vllm":
@@ -43,24 +47,22 @@ async def open_stream(
         headers["x-request-disconnect-disabled"] = "?1"
     body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
     try:
-        response = await session.post(
-            model.upstream.base_url.rstrip("/") + path, data=body, headers=headers, allow_redirects=False
-        )
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UpstreamLostError(f"{type(error).__name__} on the way to the model") from error
+        response = await client.post(model.upstream.base_url.rstrip("/") + path, body, headers)
+        if response.status == 200 and response.content_type == "text/event-stream":
+            return response
+        try:
+            async with asyncio.timeout(_READ_S):
+                answer = await response.read()
+        finally:
+            response.release()
+    except (WireError, TimeoutError) as error:
+        raise UpstreamLostError(f"{error or 'silence'} on the way to the model") from error
     if response.status == 200:
-        if response.content_type != "text/event-stream":
-            response.close()
-            raise upstream_failed("The model did not answer with a stream.")
-        return response
-    try:
-        answer = await response.read()
-    except (aiohttp.ClientError, OSError) as error:
-        raise UpstreamLostError(f"{type(error).__name__} on the way to the model") from error
+        raise upstream_failed("The model did not answer with a stream.")
     raise _refusal(response, answer)
 
 
-def _refusal(response: aiohttp.ClientResponse, answer: bytes) -> Exception:
+def _refusal(response: Response, answer: bytes) -> Exception:
     status = response.status
     error = _error_object(answer)
     if status >= 500:
@@ -95,8 +97,8 @@ def _error_object(answer: bytes) -> dict[str, Any] | None:
     return error if isinstance(error, dict) and "message" in error else None
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float:
+def _retry_after(response: Response) -> float:
     try:
-        return float(response.headers.get("Retry-After", "1"))
+        return float(response.headers.get("retry-after", "1"))
     except ValueError:
         return 1.0
