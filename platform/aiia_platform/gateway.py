@@ -62,6 +62,7 @@ def _headers(user: object | None = None) -> dict[str, str]:
 
 
 _models: tuple[float, list[ModelInfo]] = (float("-inf"), [])
+_heard = False
 
 
 async def fetch_models(wait: float) -> list[ModelInfo]:
@@ -82,10 +83,11 @@ async def fetch_models(wait: float) -> list[ModelInfo]:
 
 async def list_models() -> list[ModelInfo]:
     """The models for a page: at most a second old, or the last ones known when the gateway does not answer."""
-    global _models
+    global _models, _heard
     if time.monotonic() - _models[0] > FRESH:
         try:
             _models = (time.monotonic(), await fetch_models(PAGE_WAIT))
+            _heard = True
         except GatewayError:
             _models = (time.monotonic(), _models[1])
     return _models[1]
@@ -94,6 +96,11 @@ async def list_models() -> list[ModelInfo]:
 def list_models_sync() -> list[ModelInfo]:
     """`list_models` for a view that is not asynchronous."""
     return async_to_sync(list_models)()
+
+
+def was_heard() -> bool:
+    """Whether the gateway has ever listed its models to this process, so that an empty list means that it has none."""
+    return _heard
 
 
 def _model_info(entry: dict[str, Any]) -> ModelInfo:

@@ -37,6 +37,7 @@ INSTALLED_APPS = [
     "csp",
     "django_htmx",
     "procrastinate.contrib.django",
+    "servestatic",
     "aiia_platform.accounts",
     "aiia_platform.chats",
     "aiia_platform.generations",
@@ -103,6 +104,8 @@ ACCOUNT_FORMS = {"signup": "aiia_platform.accounts.forms.SignupForm"}
 ACCOUNT_LOGIN_METHODS = {"email", "username"}
 ACCOUNT_SIGNUP_FIELDS = ["username", "email", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
+# It wants every way to log in to be a required field; here one of the two is enough, which SignupForm sees to.
+SILENCED_SYSTEM_CHECKS = ["account.W001"]
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_SESSION_REMEMBER = True
 EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"

@@ -1,5 +1,10 @@
+import json
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -10,6 +15,7 @@ from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Chat
 from aiia_platform.gateway import ModelInfo
 from aiia_platform.generations.models import Generation
+from tests.support import plugin
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +49,43 @@ def fragment(user: User) -> Client:
     return client
 
 
+@pytest.fixture(scope="session")
+def _model_list() -> Iterator[list[ModelInfo]]:
+    with model_list() as listed:
+        yield listed
+
+
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> list[ModelInfo]:
+def models(_model_list: list[ModelInfo], monkeypatch: pytest.MonkeyPatch) -> list[ModelInfo]:
     """The models that the gateway lists; a test changes the list."""
-    listed = [model("qwen3-8b"), model("smollm2-135m")]
+    monkeypatch.setattr(gateway, "FRESH", 0)
+    _model_list[:] = [model("qwen3-8b"), model("smollm2-135m")]
+    return _model_list
 
-    async def fetch(wait: float) -> list[ModelInfo]:
-        return listed
 
-    monkeypatch.setattr(gateway, "fetch_models", fetch)
-    monkeypatch.setattr(gateway, "_models", (float("-inf"), []))
-    return listed
+@contextmanager
+def model_list() -> Iterator[list[ModelInfo]]:
+    """A gateway that only lists models: those in the list that this gives."""
+    listed: list[ModelInfo] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = [{"id": info.id, "object": "model", "aiia": asdict(info)} for info in listed]
+            body = json.dumps({"object": "list", "data": data}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", plugin.GATEWAY_PORT), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield listed
+    server.shutdown()
+    server.server_close()
 
 
 def model(name: str, state: str = "ready", **more: object) -> ModelInfo:

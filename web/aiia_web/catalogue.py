@@ -5,7 +5,7 @@ import hashlib
 from django.http import HttpResponse
 from django.shortcuts import render
 
-from aiia_platform.gateway import ModelInfo, list_models_sync
+from aiia_platform.gateway import ModelInfo, list_models_sync, was_heard
 from aiia_web.access import SignedInRequest, signed_in
 
 
@@ -25,12 +25,17 @@ class Picker:
         return hashlib.sha256(names.encode()).hexdigest()[:12]
 
     @property
+    def has_none(self) -> bool:
+        """Whether it is certain that there is no model, rather than not yet known."""
+        return not self.models and was_heard()
+
+    @property
     def ask_again_s(self) -> int:
         """Seconds after which a page asks for the state again; 0 when there is nothing to wait for."""
-        match self.chosen.state if self.chosen else "":
+        match self.chosen.state if self.chosen else "none" if self.has_none else "":
             case "ready" | "cold":
                 return 0
-            case "failed":
+            case "failed" | "none":
                 return 10
         return 2
 

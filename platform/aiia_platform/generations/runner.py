@@ -30,6 +30,8 @@ PUBLISH_EVERY = 0.015
 #: Seconds before a broken stream is tried again: first, and at most.
 BACK_OFF = 0.5
 BACK_OFF_MOST = 5.0
+#: Seconds for which a model that the gateway does not know is asked for again.
+UNKNOWN_MODEL = 8.0
 
 
 async def in_db(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -156,7 +158,7 @@ class Attempt:
     # Reading the model
 
     async def _work(self) -> Outcome:
-        delay = BACK_OFF
+        delay, started = BACK_OFF, time.monotonic()
         failing_since: float | None = None
         while not self.generation.finish_reason:
             tokens = self._tokens
@@ -165,7 +167,9 @@ class Attempt:
                 break
             except GatewayError as error:
                 reason, wait = str(error), error.retry_after
-                if error.is_final:
+                # After a start the gateway may hear of a model a moment later than of a question to it.
+                young = error.status == 404 and time.monotonic() - started < UNKNOWN_MODEL
+                if error.is_final and not young:
                     return _refused(error, self.generation.model)
             except StreamBroken as error:
                 reason, wait = str(error), None
