@@ -9,9 +9,11 @@ import argparse
 import asyncio
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import psutil
@@ -66,7 +68,7 @@ async def measure(streams: int, rounds: int, upstream: FakeUpstream, gateway: Ga
     process = psutil.Process(gateway.pid)
     direct: list[float] = []
     relayed: list[float] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2)) as session:
 
         async def worker(number: int) -> None:
             # Spread over the time of one token, as independent readers are.
@@ -98,7 +100,9 @@ async def measure_all(rounds: int) -> list[Row]:
     with (
         FakeUpstream(tokens=_TOKENS, tokens_per_second=_TOKENS_PER_SECOND) as upstream,
         FakeControl() as control,
-        GatewayProcess(control.url) as gateway,
+        tempfile.TemporaryDirectory() as folder,
+        # A log that somebody reads would be measured with it.
+        GatewayProcess(control.url, log=Path(folder) / "log") as gateway,
     ):
         control.set_model("fake", upstream.base_url, max_in_flight=1000)
         control.add_key(_KEY, "benchmark")

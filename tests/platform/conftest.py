@@ -2,10 +2,19 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+from django.db import connection
 
 from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Chat
 from aiia_platform.generations.models import Generation
+
+
+@pytest.fixture
+def no_jobs(db: None) -> None:
+    """Procrastinate's tables are not Django's to empty after a test."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM procrastinate_jobs")
+        cursor.execute("DELETE FROM procrastinate_workers")
 
 
 @pytest.fixture

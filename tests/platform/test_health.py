@@ -11,7 +11,7 @@ async def test_healthz_asks_nobody() -> None:
     assert response.status_code == 200
 
 
-async def test_readyz_names_what_is_missing(redis_server: RedisServer) -> None:
+async def test_readyz_names_what_is_missing(redis_server: RedisServer, no_jobs: None) -> None:
     response = await AsyncClient().get("/readyz")
     assert response.status_code == 503
     dependencies = response.json()["dependencies"]

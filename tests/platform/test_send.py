@@ -11,7 +11,7 @@ from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Chat, ChatBusy, Message
 from aiia_platform.generations.models import Generation
 
-pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("no_jobs")]
 
 Send = Callable[..., Generation]
 
