@@ -31,7 +31,7 @@ class Ports:
 
 def platform_environment(data: DataDir, database_url: str, redis_url: str) -> dict[str, str]:
     """What any of the platform's commands needs, on top of our own environment."""
-    # Secrets go by file, so that they show neither in process lists nor in a dump of the environment.
+    # Our own secrets go by file, so that they show neither in process lists nor in a dump of the environment.
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
@@ -44,7 +44,7 @@ def platform_environment(data: DataDir, database_url: str, redis_url: str) -> di
 
 
 def role_environment(options: Options, ports: Ports, database_url: str, redis_url: str) -> dict[str, str]:
-    """What every role of ours gets: they are one trust domain, and each reads what concerns it."""
+    """What web and worker get; see `serving_environment` for the others."""
     environment = platform_environment(options.data, database_url, redis_url) | {
         "AIIA_HOST": options.host,
         "AIIA_PORT": str(options.port),
@@ -63,6 +63,12 @@ def role_environment(options: Options, ports: Ports, database_url: str, redis_ur
     if options.openai_base_url:
         environment["OPENAI_BASE_URL"] = options.openai_base_url
     return environment
+
+
+def serving_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What manager and models get. The code of models is often not ours, so the way to the data is left out."""
+    data = {"DATABASE_URL", "REDIS_URL", "AIIA_SECRET_KEY", "AIIA_SECRET_KEY_FILE"}
+    return {name: value for name, value in environment.items() if name not in data}
 
 
 def _model_folders(data: DataDir) -> list[Path]:

@@ -11,7 +11,7 @@ import psutil
 
 from aiia_cli import migrations, probes, record, roles
 from aiia_cli.children import Children
-from aiia_cli.environment import Ports, role_environment
+from aiia_cli.environment import Ports, role_environment, serving_environment
 from aiia_cli.errors import UserError
 from aiia_cli.options import Options
 from aiia_cli.ports import free_ports, require_free
@@ -106,13 +106,14 @@ class Supervisor:
             redis_url = redis.url
         self._record["database_url"], self._record["redis_url"] = database_url, redis_url
         environment = role_environment(options, ports, database_url, redis_url)
+        serving = serving_environment(environment)
         wanted = [
             *([roles.postgres(postgres)] if postgres else []),
             *([roles.redis(redis)] if redis else []),
             roles.web(options, environment),
             roles.worker(options, environment, self._is_worker_ready),
-            roles.manager(options, environment, ports),
-            *([] if options.no_models else [roles.models(options, environment, ports)]),
+            roles.manager(options, serving, ports),
+            *([] if options.no_models else [roles.models(options, serving, ports)]),
         ]
         for role in wanted:
             self._supervised[role.name] = Supervised(role, self._children, self._families, self._report)

@@ -165,26 +165,39 @@ class Gateway:
         for an end without `[DONE]`. Closing the iterator closes the connection, which stops the engine.
         """
         try:
-            async with self._session.post(
-                f"{config().gateway_url}/{path}", json={**body, "stream": True}, headers=_headers(user)
-            ) as response:
-                if response.status != 200:
-                    raise _error(response, await response.read())
-                async for event, data in _frames(response, patience):
-                    if data == "[DONE]":
-                        return
-                    content = json.loads(data)
-                    if "error" in content:
-                        error = content["error"]
-                        raise GatewayError(_status(error.get("code")), str(error.get("message") or "The model failed."))
-                    yield ("status" if event == "aiia.status" else "frame"), content
+            async with asyncio.timeout(patience) as until_headers:
+                async with self._session.post(
+                    f"{config().gateway_url}/{path}", json={**body, "stream": True}, headers=_headers(user)
+                ) as response:
+                    if response.status != 200:
+                        raise _error(response, await response.read())
+                    until_headers.reschedule(None)
+                    async for event, data in _frames(response, patience):
+                        if data == "[DONE]":
+                            return
+                        content = json.loads(data)
+                        if not isinstance(content, dict):
+                            continue
+                        if "error" in content:
+                            raise _error_frame(content["error"])
+                        yield ("status" if event == "aiia.status" else "frame"), content
+        except TimeoutError:
+            raise _silent(patience) from None
         except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError) as error:
             raise StreamBroken(str(error)) from error
         raise StreamBroken("the stream ended early")
 
 
-def _status(code: object) -> int:
-    return int(code) if str(code).isdigit() else 500  # type: ignore[call-overload]
+def _error_frame(error: Any) -> GatewayError:
+    """An error that came after the headers. `status` is what it would have been; other servers put it into `code`."""
+    if not isinstance(error, dict):
+        return GatewayError(500, str(error or "The model failed."))
+    status = next((int(error[key]) for key in ("status", "code") if str(error.get(key)).isdigit()), 500)
+    return GatewayError(status, str(error.get("message") or "The model failed."), error.get("retry_after_s"))
+
+
+def _silent(seconds: float) -> GatewayError:
+    return GatewayError(504, f"no word for {seconds:.0f} s")
 
 
 async def _frames(response: aiohttp.ClientResponse, patience: float) -> AsyncIterator[tuple[str, str]]:
@@ -197,7 +210,7 @@ async def _frames(response: aiohttp.ClientResponse, patience: float) -> AsyncIte
             async with asyncio.timeout(patience):
                 chunk = await response.content.readany()
         except TimeoutError:
-            raise GatewayError(504, f"did not answer within {patience:.0f} s") from None
+            raise _silent(patience) from None
         if not chunk:
             return
         buffer += chunk

@@ -13,6 +13,7 @@ from procrastinate.contrib.django.models import ProcrastinateWorker
 
 from aiia_platform.gateway import GatewayError, ModelInfo, fetch_models
 from aiia_platform.generations import live
+from aiia_platform.internal import is_internal
 
 Check = dict[str, Any]
 OK: Check = {"ok": True}
@@ -25,13 +26,16 @@ async def healthz(request: HttpRequest) -> HttpResponse:
 async def readyz(request: HttpRequest) -> HttpResponse:
     """Each dependency and model as JSON; 503 while Postgres, the worker or the gateway is missing.
 
-    Redis and models are not needed to accept a message, so their absence is shown and does not make it unready.
+    Redis and models are not needed to accept a message, so their absence is shown and does not make it unready. Details
+    are for this machine and for our own roles; anybody else learns only whether it is ready.
     """
     postgres, redis_state, worker, (gateway, models) = await asyncio.gather(
         sync_to_async(_postgres)(), _redis(), sync_to_async(_worker)(), _gateway()
     )
     dependencies = {"postgres": postgres, "redis": redis_state, "worker": worker, "gateway": gateway}
     ready = all(dependencies[name]["ok"] for name in ("postgres", "worker", "gateway"))
+    if not (_is_local(request) or is_internal(request)):
+        return JsonResponse({"ready": ready}, status=200 if ready else 503)
     body = {
         "ready": ready,
         "dependencies": dependencies,
@@ -47,6 +51,11 @@ async def readyz(request: HttpRequest) -> HttpResponse:
         ],
     }
     return JsonResponse(body, status=200 if ready else 503)
+
+
+def _is_local(request: HttpRequest) -> bool:
+    # A proxy on this machine passes on who asked.
+    return request.META.get("REMOTE_ADDR") in {"127.0.0.1", "::1"} and "X-Forwarded-For" not in request.headers
 
 
 def _down(reason: str) -> Check:

@@ -14,14 +14,19 @@ from aiia_platform.config import config
 from aiia_platform.problems import problem
 
 
+def is_internal(request: HttpRequest) -> bool:
+    """Whether the caller has the internal token."""
+    expected = f"Bearer {config().internal_token}"
+    return hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode())
+
+
 def internal(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
     """Let only bearers of the internal token in. Bearers come without cookies, so that CSRF has no meaning."""
 
     @csrf_exempt
     @wraps(view)
     def guarded(request: HttpRequest) -> HttpResponse:
-        expected = f"Bearer {config().internal_token}"
-        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+        if not is_internal(request):
             return problem(401, "Unauthorized", "This address is for aiia's own processes.")
         return view(request)
 

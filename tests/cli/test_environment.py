@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from aiia_cli.datadir import DataDir
-from aiia_cli.environment import Ports, role_environment
+from aiia_cli.environment import Ports, role_environment, serving_environment
 from aiia_cli.options import Options
 
 pytestmark = pytest.mark.unit
@@ -30,6 +30,12 @@ def test_roles_find_each_other(data: DataDir) -> None:
     assert found["AIIA_MANAGER_URL"] == "http://127.0.0.1:3"
     assert found["DATABASE_URL"] == "postgresql://database"
     assert found["AIIA_MODELS_DIR"].split(os.pathsep)[-1] == str(data.models)
+
+
+def test_models_are_not_told_the_way_to_the_data(data: DataDir) -> None:
+    found = serving_environment(environment(Options(data)))
+    assert not {"DATABASE_URL", "REDIS_URL", "AIIA_SECRET_KEY_FILE"} & found.keys()
+    assert found["AIIA_INTERNAL_TOKEN_FILE"]
 
 
 def test_no_secret_is_in_it(data: DataDir) -> None:

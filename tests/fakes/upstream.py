@@ -53,6 +53,8 @@ class Behaviour:
     # How many requests the fault hits before it clears; -1: all.
     fault_times: int = -1
     require_key: str | None = None
+    # Added to the text of every token, for characters that no database takes.
+    poison: str = ""
 
 
 class CutError(Exception):
@@ -267,7 +269,7 @@ class Answer:
 
     def _delta(self, position: int) -> dict[str, str]:
         thinking = self.chat and position < self.behaviour.reasoning_tokens
-        return {"reasoning" if thinking else "content": token_text(position)}
+        return {"reasoning" if thinking else "content": token_text(position) + self.behaviour.poison}
 
     def _frame(self, delta: dict[str, str], finish: str | None, ids: list[int] | None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}

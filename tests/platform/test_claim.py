@@ -7,7 +7,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from aiia_platform.generations.models import PRESENCE, Fenced, Generation, StillRunning
+from aiia_platform.generations.models import PRESENCE, ChatBusy, Fenced, Generation, StillRunning
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -91,6 +91,14 @@ def test_deleted_chat_ends_its_generation(send: Send) -> None:
     assert Generation.claim(generation.pk, SECOND, lambda row: None) is None
     with pytest.raises(Fenced):
         running.write()
+
+
+def test_retry_waits_for_the_answer_that_is_being_written(send: Send) -> None:
+    stopped = send()
+    stopped.stop()
+    send("And now?", stopped.message.chat)
+    with pytest.raises(ChatBusy):
+        stopped.retry()
 
 
 def test_write_tells_of_a_stop(send: Send) -> None:

@@ -186,6 +186,40 @@ def test_model_gone_for_good_fails_and_retry_goes_on(stack: Stack, send: Send) -
     assert_whole(wait_for(generation, ended))
 
 
+def test_failed_for_good_keeps_the_text_of_a_model_that_cannot_continue(
+    transactional_db: None, redis_server: RedisServer, send: Send
+) -> None:
+    with Stack(
+        redis_server, exact_continuation=False, tokens=60, fault="die", fault_after=20, tokens_per_second=100
+    ) as s:
+        s.start_worker()
+        generation = send()
+        partial = wait_for(generation, lambda row: len(row.message.text) > 40)
+        s.upstream.kill()
+        row = wait_for(generation, ended)
+        assert row.state == "failed"
+        assert row.message.text.startswith(partial.message.text)
+        s.upstream.start()
+        s.upstream.control(fault="none")
+        row.retry()
+        row = wait_for(generation, ended)
+        assert row.state == "done"
+        assert row.message.text == answer_text(60)
+
+
+def test_characters_that_cannot_be_stored_are_left_out(stack: Stack, send: Send) -> None:
+    stack.upstream.control(poison="\x00")
+    assert_whole(wait_for(send(), ended))
+
+
+def test_reasoning_is_kept_apart(stack: Stack, send: Send) -> None:
+    stack.upstream.control(reasoning_tokens=40)
+    row = wait_for(send(), ended)
+    assert row.state == "done"
+    assert row.message.reasoning + row.message.text == answer_text(LENGTH)
+    assert row.message.reasoning == answer_text(40)
+
+
 def test_refusal_fails_at_once(stack: Stack, send: Send) -> None:
     stack.upstream.control(fault="status", fault_status=400)
     row = wait_for(send(), ended, within=10)

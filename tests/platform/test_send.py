@@ -8,8 +8,8 @@ from django.db import connection
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from aiia_platform.accounts.models import User
-from aiia_platform.chats.models import Chat, ChatBusy, Message
-from aiia_platform.generations.models import Generation
+from aiia_platform.chats.models import Chat, Message
+from aiia_platform.generations.models import ChatBusy, Generation
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("no_jobs")]
 
@@ -75,6 +75,18 @@ def test_texts_that_cannot_be_sent(send: Send, text: str, code: str) -> None:
 
 def test_nul_characters_are_left_out(send: Send) -> None:
     assert send("a\x00b").message.parent.text == "ab"
+
+
+@pytest.mark.parametrize("model", ["", "m" * 201])
+def test_models_that_cannot_be(user: User, model: str) -> None:
+    with pytest.raises(ValidationError):
+        Chat.send(user=user, chat_id=uuid.uuid4(), message_id=uuid.uuid4(), text="Hello", model=model)
+
+
+def test_id_of_an_answer_is_no_id_of_a_question(send: Send) -> None:
+    answer = send().message
+    with pytest.raises(Chat.DoesNotExist):
+        send("Hello", answer.chat, answer.id)
 
 
 def test_somebody_elses_chat_is_not_there(send: Send) -> None:

@@ -11,8 +11,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from aiia_platform.chats.models import Chat, ChatBusy
-from aiia_platform.generations.models import Generation
+from aiia_platform.chats.models import Chat
+from aiia_platform.generations.models import ChatBusy, Generation
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.catalogue import Picker
 from aiia_web.fragments import is_fragment

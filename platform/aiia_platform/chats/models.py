@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
-from aiia_platform.generations.models import Generation
+from aiia_platform.generations.models import ChatBusy, Generation
 
 if TYPE_CHECKING:
     from aiia_platform.accounts.models import User
@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 #: Characters of one message; a book chapter fits, a pasted disk image does not.
 MAX_MESSAGE_LENGTH = 200_000
 TITLE_LENGTH = 80
-
-
-class ChatBusy(Exception):
-    """An answer is still being written in this chat."""
+MAX_MODEL_LENGTH = 200
 
 
 class ChatQuerySet(models.QuerySet["Chat"]):
@@ -63,14 +60,14 @@ class Chat(models.Model):
             raise ValidationError("Write something first.", code="empty")
         if len(text) > MAX_MESSAGE_LENGTH:
             raise ValidationError(f"A message holds {MAX_MESSAGE_LENGTH:,} characters at most.", code="too_long")
-        if not model:
+        if not 0 < len(model) <= MAX_MODEL_LENGTH:
             raise ValidationError("Choose a model first.", code="no_model")
         with transaction.atomic():
             cls.objects.get_or_create(id=chat_id, defaults={"user": user, "title": _title(text)})
             chat = cls.objects.of(user).select_for_update().get(id=chat_id)
             known = Message.objects.select_related("chat").filter(id=message_id).first()
             if known:
-                if known.chat_id != chat.id:
+                if known.chat_id != chat.id or known.role != Message.Role.USER:
                     raise cls.DoesNotExist
                 return Generation.objects.get(message__parent=known)
             if Generation.objects.active().filter(message__chat=chat).exists():

@@ -233,6 +233,9 @@ def _apply(answer: Answer, entries: list[dict[str, Any]]) -> dict[str, Any] | No
                 answer.add(entry["attempt"], entry["channel"], entry["at"], entry["text"])
             case "status":
                 status = entry["status"]
+            case "end":
+                # What is said after a retry does not stand in the entries before it.
+                status = None
     return status
 
 

@@ -29,6 +29,10 @@ class Fenced(Exception):
     """Another attempt owns this generation now; this one must leave it alone."""
 
 
+class ChatBusy(Exception):
+    """An answer is still being written in this chat."""
+
+
 class StillRunning(Exception):
     """Another worker is alive and at work on this generation."""
 
@@ -146,9 +150,15 @@ class Generation(models.Model):
 
     @transaction.atomic
     def retry(self) -> None:
-        """Go on with one that failed or was stopped; the text so far is kept. Changes nothing otherwise."""
-        row = Generation.objects.select_for_update().get(pk=self.pk)
+        """Go on with one that failed or was stopped; the text so far is kept. Changes nothing otherwise.
+
+        Raises `ChatBusy` while another answer is being written in the chat.
+        """
+        rows = Generation.objects.select_related("message__chat").select_for_update(of=("self", "message__chat"))
+        row = rows.get(pk=self.pk)
         if row.state in (self.State.FAILED, self.State.STOPPED):
+            if Generation.objects.active().filter(message__chat=row.message.chat).exists():
+                raise ChatBusy
             row.state, row.status = self.State.QUEUED, {"phase": "queued"}
             row.error = row.advice = ""
             row.stop_requested = False
@@ -187,7 +197,7 @@ class Generation(models.Model):
     def start_over(self) -> None:
         """Void what this attempt wrote and begin the next one, for models that cannot continue. Raises `Fenced`."""
         self.message.text = self.message.reasoning = ""
-        self.prompt_ids, self.output_ids, self.finish_reason = [], [], ""
+        self.output_ids, self.finish_reason = [], ""
         self._write(attempt=self.attempt + 1, heartbeat_at=Now())
         self.attempt += 1
 

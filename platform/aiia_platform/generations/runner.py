@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
 from aiia_platform.config import config
@@ -21,6 +23,7 @@ from aiia_platform.generations.live import Publisher
 from aiia_platform.generations.models import Fenced, Generation, StillRunning
 
 log = logging.getLogger(__name__)
+_UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -32,6 +35,10 @@ BACK_OFF = 0.5
 BACK_OFF_MOST = 5.0
 #: Seconds for which a model that the gateway does not know is asked for again.
 UNKNOWN_MODEL = 8.0
+
+
+#: Postgres is away; everything else that it says is about what it was told to do.
+OUTAGE = (OperationalError, InterfaceError)
 
 
 async def in_db(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -127,6 +134,7 @@ class Attempt:
     publisher: Publisher
     stop: asyncio.Event
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _storing: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: Tokens whose text has not come yet, such as the first half of a character. They are not kept until it has.
     _pending: list[int] = field(default_factory=list)
     #: Since when, and from which token on, the speed is measured.
@@ -146,9 +154,19 @@ class Attempt:
             if writing.done():
                 writing.result()
             outcome = work.result() if work.done() else Outcome(Generation.State.STOPPED)
+        except Fenced:
+            raise
+        except Exception:
+            # Whatever it is, it would happen again: the answer has to end, and honestly.
+            log.exception("generation %s failed", self.generation.pk)
+            outcome = Outcome(
+                Generation.State.FAILED,
+                "aiia could not read or store what the model wrote",
+                "Retry. See the worker's log.",
+            )
         except asyncio.CancelledError:
             await _end(tasks)
-            with suppress(Fenced, DatabaseError):
+            with suppress(Fenced, *OUTAGE):
                 await in_db(self.generation.release)
             raise
         finally:
@@ -190,9 +208,8 @@ class Attempt:
         self._pending, self._speed_from, self._waiting_since = [], None, None
         model = await self._model()
         can_continue = bool(generation.prompt_ids and generation.output_ids and not generation.message.reasoning)
-        if not can_continue and (generation.message.text or generation.message.reasoning):
-            await in_db(generation.start_over)
-            await self._publish_begin()
+        # What is there stays until the model has something to put in its place.
+        must_start_over = not can_continue and bool(generation.message.text or generation.message.reasoning)
         body: dict[str, Any] = {
             "model": generation.model,
             **generation.params,
@@ -215,8 +232,12 @@ class Attempt:
             async for kind, data in stream:
                 if kind == "status":
                     self._waiting(data)
-                else:
-                    self._frame(data)
+                    continue
+                if must_start_over and _has_text(data):
+                    must_start_over = False
+                    await self._stored(generation.start_over)
+                    await self._publish_begin()
+                self._frame(data)
         if not generation.finish_reason:
             raise StreamBroken("the model ended without a reason")
 
@@ -250,15 +271,15 @@ class Attempt:
         generation = self.generation
         if usage := frame.get("usage"):
             # Of a continued answer the model counts what it wrote before as its prompt.
-            before = len(generation.output_ids) - usage["completion_tokens"] if generation.output_ids else 0
-            generation.prompt_tokens = usage["prompt_tokens"] - max(0, before)
-            generation.completion_tokens = usage["completion_tokens"] + max(0, before)
-        for choice in frame.get("choices", ()):
+            prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+            before = max(0, len(generation.output_ids) - completion) if generation.output_ids else 0
+            generation.prompt_tokens, generation.completion_tokens = max(0, prompt - before), completion + before
+        for choice in frame.get("choices") or ():
             delta = choice.get("delta") or {}
             if prompt_ids := frame.get("prompt_token_ids") or choice.get("prompt_token_ids"):
                 generation.prompt_ids = generation.prompt_ids or prompt_ids
-            text = delta.get("content") or choice.get("text") or ""
-            reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
+            text = _storable(delta.get("content") or choice.get("text") or "")
+            reasoning = _storable(delta.get("reasoning") or delta.get("reasoning_content") or "")
             self._pending += choice.get("token_ids") or []
             generation.finish_reason = choice.get("finish_reason") or generation.finish_reason
             if text or reasoning or generation.finish_reason:
@@ -290,10 +311,21 @@ class Attempt:
             await asyncio.sleep(WRITE_EVERY)
             self._measure()
             try:
-                if await in_db(self.generation.write):
+                if await self._stored(self._snapshot().write):
                     self.stop.set()
-            except DatabaseError as error:
+            except OUTAGE as error:
                 log.warning("generation %s: not stored yet: %s", self.generation.pk, error)
+
+    async def _stored(self, verb: Callable[[], R]) -> R:
+        """Call a verb of the generation, one at a time, since each relies on the attempt that the last one left."""
+        async with self._storing:
+            return await in_db(verb)
+
+    def _snapshot(self) -> Generation:
+        """The generation as it is now: text and tokens must not move apart while a thread stores them."""
+        snapshot, message = copy(self.generation), copy(self.generation.message)
+        snapshot.message, snapshot.output_ids = message, [*self.generation.output_ids]
+        return snapshot
 
     def _measure(self) -> None:
         """Bring the figures of the status up to date."""
@@ -318,7 +350,7 @@ class Attempt:
                 status = {"phase": str(outcome.state)}
                 await in_db(generation.finish, outcome.state, status, outcome.error, outcome.advice)
                 break
-            except DatabaseError as error:
+            except OUTAGE as error:
                 log.warning("generation %s: cannot be finished yet: %s", generation.pk, error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACK_OFF_MOST)
@@ -386,6 +418,17 @@ class Attempt:
             prompt_ids=generation.prompt_ids if ids_at == 0 else [],
             finish_reason=generation.finish_reason,
         )
+
+
+def _has_text(frame: dict[str, Any]) -> bool:
+    keys = ("content", "reasoning", "reasoning_content")
+    choices = frame.get("choices") or ()
+    return any(c.get("text") or any((c.get("delta") or {}).get(key) for key in keys) for c in choices)
+
+
+def _storable(text: str) -> str:
+    """The text without what no database takes: NUL, and halves of characters."""
+    return text if text.isascii() and "\0" not in text else _UNSTORABLE.sub("", text)
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
