@@ -1,18 +1,21 @@
-"""What the gateway costs: the same fake model asked directly and through the gateway, in pairs, in one run.
+"""What the gateway costs: one fake model asked directly, through a bare TCP relay and through the gateway, in one run.
 
 ``python -m loadtests.overhead [--write]`` measures at 1, 16 and 64 streams and prints a table; ``--write`` puts it into
-docs/benchmarks.md. Time to first token is a client's, from sending the request to the first byte of a token's frame.
-CPU is what the operating system counted for the gateway's process, divided by the tokens it relayed.
+docs/benchmarks.md. Time to first token is the client's, from sending a request to the first byte of a token's frame.
+CPU is what the operating system counted for a process, divided by the tokens that went through it.
 """
 
 import argparse
 import asyncio
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -20,28 +23,74 @@ import psutil
 
 from tests.fakes import ROOT, FakeUpstream
 from tests.fakes.control import FakeControl
-from tests.fakes.gateway import GatewayProcess
+from tests.fakes.gateway import GatewayProcess, free_port
 
 _KEY = "sk-benchmark"
-_TOKENS = 128
+_TOKENS = 256
 # A usual speed of a model for one reader; at 64 streams 1,600 tokens/s in all.
 _TOKENS_PER_SECOND = 25.0
+# Alone, so that a run of one stream has answers enough.
+_TOKENS_PER_SECOND_ALONE = 400.0
 _FIRST_TOKEN = b'"content":" w0"'
 _START, _END = "<!-- overhead: written by loadtests/overhead.py -->", "<!-- /overhead -->"
 
 
+@dataclass
+class Way:
+    """One way to the model, and what was measured on it: times to first token in seconds."""
+
+    base_url: str
+    pid: int | None = None
+    first_token_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0
+
+    def percentile_ms(self, percentile: int) -> float:
+        ordered = sorted(self.first_token_s)
+        return ordered[min(len(ordered) - 1, len(ordered) * percentile // 100)] * 1000
+
+    @property
+    def cpu_us_per_token(self) -> float:
+        return self.cpu_s / (len(self.first_token_s) * _TOKENS) * 1e6
+
+    def cpu_now(self) -> float:
+        if self.pid is None:
+            return 0
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
+
 @dataclass(frozen=True)
-class Row:
-    """Times in ms, CPU in µs per token."""
+class Level:
+    """All ways at one number of concurrent streams."""
 
     streams: int
-    pairs: int
-    direct_p50: float
-    direct_p99: float
-    gateway_p50: float
-    gateway_p99: float
-    added_p50: float
-    cpu_us: float
+    direct: Way
+    bare: Way
+    gateway: Way
+
+    @property
+    def added_ms(self) -> float:
+        """The median of what the gateway adds to an answer asked for directly just before or after it."""
+        pairs = zip(self.direct.first_token_s, self.gateway.first_token_s, strict=True)
+        return statistics.median(through - direct for direct, through in pairs) * 1000
+
+    def row(self) -> str:
+        cells = [
+            str(self.streams),
+            str(len(self.direct.first_token_s)),
+            *(f"{way.percentile_ms(50):.2f} / {way.percentile_ms(99):.2f}" for way in (self.direct, self.gateway)),
+            f"{self.added_ms:.2f}",
+            f"{self.gateway.cpu_us_per_token:.0f}",
+            f"{self.bare.cpu_us_per_token:.0f}",
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+_HEAD = (
+    "| streams | answers each | direct TTFT p50 / p99 (ms) | through the gateway p50 / p99 (ms) "
+    "| added, p50 of pairs (ms) | gateway CPU per token (µs) | bare relay CPU per token (µs) |\n"
+    "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+)
 
 
 async def first_token_s(session: aiohttp.ClientSession, base_url: str) -> float:
@@ -63,42 +112,53 @@ async def first_token_s(session: aiohttp.ClientSession, base_url: str) -> float:
     return first
 
 
-async def measure(streams: int, rounds: int, upstream: FakeUpstream, gateway: GatewayProcess) -> Row:
-    """``rounds`` pairs in each of ``streams`` concurrent workers; every other pair begins with the gateway."""
-    process = psutil.Process(gateway.pid)
-    direct: list[float] = []
-    relayed: list[float] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2)) as session:
+async def measure(streams: int, rounds: int, urls: Sequence[tuple[str, int | None]]) -> Level:
+    """``rounds`` of answers over every way in ``streams`` workers, of which a part is on each way at any time."""
+    ways = [Way(url, pid) for url, pid in urls]
+    # Servers close connections that idle for 5 s.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+    async with aiohttp.ClientSession(connector=connector) as session:
 
-        async def worker(number: int) -> None:
+        async def worker(number: int) -> list[list[float]]:
             # Spread over the time of one token, as independent readers are.
             await asyncio.sleep(number / streams / _TOKENS_PER_SECOND)
+            times: list[list[float]] = [[] for _ in ways]
             for turn in range(rounds):
-                ways = [(direct, upstream.base_url), (relayed, gateway.base_url)]
-                for times, base_url in ways if (turn + number) % 2 else reversed(ways):
-                    times.append(await first_token_s(session, base_url))
+                for step in range(len(ways)):
+                    chosen = (turn + number + step) % len(ways)
+                    times[chosen].append(await first_token_s(session, ways[chosen].base_url))
+            return times
 
-        await asyncio.gather(first_token_s(session, upstream.base_url), first_token_s(session, gateway.base_url))
-        before = process.cpu_times()
-        await asyncio.gather(*(worker(number) for number in range(streams)))
-        after = process.cpu_times()
-    cpu_s = after.user + after.system - before.user - before.system
-    added = [r - d for d, r in zip(sorted(direct), sorted(relayed), strict=True)]
-    return Row(
-        streams=streams,
-        pairs=len(direct),
-        direct_p50=_ms(direct, 50),
-        direct_p99=_ms(direct, 99),
-        gateway_p50=_ms(relayed, 50),
-        gateway_p99=_ms(relayed, 99),
-        added_p50=statistics.median(added) * 1000,
-        cpu_us=cpu_s / (len(relayed) * _TOKENS) * 1e6,
-    )
+        for way in ways:
+            await first_token_s(session, way.base_url)
+        before = [way.cpu_now() for way in ways]
+        for times in await asyncio.gather(*(worker(number) for number in range(streams))):
+            for way, measured in zip(ways, times, strict=True):
+                way.first_token_s += measured
+        for way, cpu in zip(ways, before, strict=True):
+            way.cpu_s = way.cpu_now() - cpu
+    return Level(streams, *ways)
 
 
-async def measure_all(rounds: int) -> list[Row]:
+@contextmanager
+def bare_relay(target: int) -> Iterator[tuple[str, int]]:
+    """A ``loadtests.bare_relay`` process in front of a port: its base URL and process id."""
+    port = free_port()
+    command = [sys.executable, "-m", "loadtests.bare_relay", str(port), str(target)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield f"http://127.0.0.1:{port}/v1", process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+async def measure_all(rounds: int) -> list[Level]:
     with (
-        FakeUpstream(tokens=_TOKENS, tokens_per_second=_TOKENS_PER_SECOND) as upstream,
+        FakeUpstream(tokens=_TOKENS) as upstream,
+        bare_relay(upstream.port) as bare,
         FakeControl() as control,
         tempfile.TemporaryDirectory() as folder,
         # A log that somebody reads would be measured with it.
@@ -107,28 +167,12 @@ async def measure_all(rounds: int) -> list[Row]:
         control.set_model("fake", upstream.base_url, max_in_flight=1000)
         control.add_key(_KEY, "benchmark")
         control.wait_seen()
-        rows = []
-        # Alone, many short answers: the figure is the latency, and one stream relays few tokens in a minute.
-        upstream.control(tokens_per_second=400)
-        rows.append(await measure(1, rounds * 8, upstream, gateway))
+        urls = [(upstream.base_url, None), bare, (gateway.base_url, gateway.pid)]
+        upstream.control(tokens_per_second=_TOKENS_PER_SECOND_ALONE)
+        levels = [await measure(1, rounds * 12, urls)]
         upstream.control(tokens_per_second=_TOKENS_PER_SECOND)
-        for streams in (16, 64):
-            rows.append(await measure(streams, rounds, upstream, gateway))
-        return rows
-
-
-def table(rows: Sequence[Row]) -> str:
-    lines = [
-        "| streams | pairs | direct TTFT p50 / p99 (ms) | through the gateway p50 / p99 (ms) | added p50 (ms) "
-        "| gateway CPU per token (µs) |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.streams} | {row.pairs} | {row.direct_p50:.2f} / {row.direct_p99:.2f} "
-            f"| {row.gateway_p50:.2f} / {row.gateway_p99:.2f} | {row.added_p50:.2f} | {row.cpu_us:.0f} |"
-        )
-    return "\n".join(lines)
+        levels += [await measure(streams, rounds, urls) for streams in (16, 64)]
+        return levels
 
 
 def write(text: str) -> None:
@@ -141,24 +185,20 @@ def write(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4, help="pairs per stream")
+    parser.add_argument("--rounds", type=int, default=2, help="answers per stream and way; 12 times as many alone")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
-    load_before = os.getloadavg()[0]
-    rows = asyncio.run(measure_all(options.rounds))
-    machine = f"{os.cpu_count()} cores, no GPU" if not os.path.exists("/dev/nvidia0") else f"{os.cpu_count()} cores"
+    others = psutil.cpu_percent(interval=3)
+    levels = asyncio.run(measure_all(options.rounds))
     text = (
-        f"{time.strftime('%Y-%m-%d')}, {machine}, load of other processes before the run: {load_before:.1f}. "
-        f"Client, fake model and gateway share the cores; {_TOKENS} tokens per answer.\n\n{table(rows)}"
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, no GPU, {others:.0f} % of them busy with other things "
+        f"just before the run. Client, fake model, relay and gateway share the cores; {_TOKENS} tokens per answer, "
+        f"{_TOKENS_PER_SECOND:.0f} tokens/s per stream ({_TOKENS_PER_SECOND_ALONE:.0f} alone).\n\n"
+        + "\n".join([_HEAD, *(level.row() for level in levels)])
     )
     print(text)
     if options.write:
         write(text)
-
-
-def _ms(seconds: Sequence[float], percentile: int) -> float:
-    ordered = sorted(seconds)
-    return ordered[min(len(ordered) - 1, len(ordered) * percentile // 100)] * 1000
 
 
 if __name__ == "__main__":

@@ -209,3 +209,12 @@ def test_documents_come_and_go_while_it_runs(model: openai.OpenAI, stack: Stack)
     bad.unlink()
     stack.wait_state(lambda models: "bad" not in models and ready(models), 20)
     assert stack.replica() == replica
+
+
+def test_after_a_restart_of_ray_everything_is_deployed_again(model: openai.OpenAI, stack: Stack) -> None:
+    stack.roles["models"].kill()
+    stack.roles["models"].wait(10)
+    stack.start("models")
+    stack.wait_state(lambda models: not ready(models), 30)
+    stack.wait_state(ready, 200)
+    assert model.chat.completions.create(model=MODEL, messages=STORY, max_tokens=2).choices

@@ -24,6 +24,7 @@ from aiia_serving.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # Replicas ask for logical CPUs only to satisfy Ray; what bounds them is the machine itself.
 _LOGICAL_CPUS = 64
@@ -35,6 +36,7 @@ def main() -> None:
     configure_logging()
     settings = RaySettings.from_environment()
     _adopt_orphans()
+    _end_predecessors(settings)
     _prepare_run_dir(settings)
     _ensure_token(settings.token_file)
     stopping = False
@@ -55,6 +57,7 @@ def main() -> None:
         stdout=sys.stderr,
         # Its own group, because Ray signals the whole group it is in.
         start_new_session=True,
+        preexec_fn=_end_with_parent,  # this process has no threads
     )
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -106,8 +109,24 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end_predecessors(settings: RaySettings) -> None:
+    """Ends what a killed instance on this data directory has left. A live one is kept away by the directory's lock."""
+    mark = ray_environment(settings)["VLLM_RPC_BASE_PATH"]
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("VLLM_RPC_BASE_PATH") == mark:
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=_GRACE_S)
+
+
 def _prepare_run_dir(settings: RaySettings) -> None:
-    # What a killed instance has left would only confuse; a second live one is kept away by the data directory.
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     settings.run_dir.mkdir(mode=0o700, parents=True)
     (settings.run_dir / "ha").mkdir()

@@ -29,7 +29,8 @@ class Manager:
         self._local: LocalModels | None = None
         if with_local_models:
             self._local = LocalModels(self.board, settings, Timings(settings.data_dir / "manager" / "timings.json"))
-        self._remote: dict[Endpoint, asyncio.Task[None]] = {}
+        # By document; the endpoint of the environment has no name.
+        self._remote: dict[str, tuple[Endpoint, RemoteModels, asyncio.Task[None]]] = {}
         self._refused: set[str] = set()
 
     @classmethod
@@ -57,23 +58,34 @@ class Manager:
         if self._local is not None:
             self._local.want(local)
         endpoints = {
-            Endpoint.of_document(document)
+            document.id: Endpoint.of_document(document)
             for document in catalogue.documents.values()
             if document.spec.engine == "openai"
         }
         if (endpoint := Endpoint.of_environment()) is not None:
-            endpoints.add(endpoint)
-        await self._probe(endpoints, session, tasks)
+            endpoints[""] = endpoint
+        keep = catalogue.documents.keys() | {refusal.name for refusal in catalogue.refusals}
+        await self._probe(endpoints, keep, session, tasks)
         await self._show_refusals(catalogue)
 
-    async def _probe(self, endpoints: set[Endpoint], session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
-        for endpoint in self._remote.keys() - endpoints:
-            task = self._remote.pop(endpoint)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        for endpoint in endpoints - self._remote.keys():
-            self._remote[endpoint] = tasks.create_task(RemoteModels(endpoint, self.board, session).run())
+    async def _probe(
+        self,
+        endpoints: dict[str, Endpoint],
+        keep: set[str],
+        session: aiohttp.ClientSession,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        for name, (endpoint, remote, task) in list(self._remote.items()):
+            if endpoints.get(name) != endpoint:
+                del self._remote[name]
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                await remote.forget(keep)
+        for name, endpoint in endpoints.items():
+            if name not in self._remote:
+                remote = RemoteModels(endpoint, self.board, session)
+                self._remote[name] = (endpoint, remote, tasks.create_task(remote.run()))
 
     async def _show_refusals(self, catalogue: Catalogue) -> None:
         refused = {refusal.name: refusal for refusal in catalogue.refusals}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,14 @@ class RemoteModels:
         self._seen: set[str] = {endpoint.document.id} if endpoint.document else set()
 
     async def run(self) -> None:
-        try:
-            while True:
-                await self._probe()
-                await asyncio.sleep(_PROBE_EVERY_S)
-        finally:
-            for model_id in self._seen:
-                await self._board.drop(model_id)
+        while True:
+            await self._probe()
+            await asyncio.sleep(_PROBE_EVERY_S)
+
+    async def forget(self, keep: Collection[str]) -> None:
+        """Takes its models off the board, but for those to ``keep``, whose states somebody else puts there now."""
+        for model_id in self._seen.difference(keep):
+            await self._board.drop(model_id)
 
     async def _probe(self) -> None:
         document = self._endpoint.document
