@@ -184,3 +184,18 @@ def test_hostile_text_stays_text_at_every_step(attack: str) -> None:
     growing = Growing()
     for cut in range(len(attack) + 1):
         Inspector().feed("".join(growing.render(attack[:cut])))
+
+
+def test_long_code_is_coloured_when_it_is_finished_and_not_for_every_picture_before() -> None:
+    code = "```py\n" + "x = 1\n" * 1000
+    whole = blocks(code + "```\n\nEnd\n")
+    growing = Growing()
+    for text in (code, code + "```\n", code + "```\n\nEnd"):
+        assert "<span class" not in growing.render(text)[0]
+    assert growing.render(code + "```\n\nEnd\n") == list(whole)
+    assert '<span class="n">x</span>' in whole[0]
+    assert Growing().render(code, final=True) == list(blocks(code))
+
+
+def test_short_code_is_coloured_while_it_grows() -> None:
+    assert '<span class="n">x</span>' in Growing().render("```py\nx = 1\n")[0]

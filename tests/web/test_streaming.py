@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from aiia_platform.generations.live import End, Event, Ping, Reasoning, Status, Text
 from aiia_web import streaming
-from aiia_web.markdown import blocks
+from aiia_web.markdown import Growing, blocks
 from aiia_web.streaming import Position, stream
 
 pytestmark = pytest.mark.unit
@@ -74,7 +75,7 @@ async def _connect(browser: Browser, events: Iterable[Event], drop_after: int | 
     count = 0
     async for raw in body:
         if drop_after is not None and count >= drop_after:
-            await body.aclose()  # type: ignore[attr-defined]
+            await body.aclose()
             return
         count += 1
         browser.receive(raw)
@@ -153,6 +154,24 @@ async def test_a_store_that_lags_behind_the_browser_takes_nothing_away() -> None
         shown.append(len(browser.blocks))
     assert shown == sorted(shown)
     assert browser.blocks == list(blocks(ANSWER))
+
+
+async def test_long_code_ends_coloured_and_never_holds_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+    render = Growing.render
+
+    def watched(self: Growing, text: str, *, final: bool = False) -> list[str]:
+        if len(text) > streaming.LONG:
+            threads.add(threading.current_thread().name)
+        return render(self, text, final=final)
+
+    monkeypatch.setattr(Growing, "render", watched)
+    text = "```py\n" + "x = 1\n" * 1000
+    browser = Browser()
+    await _connect(browser, [*_tokens(text, size=200), End("stopped")])
+    assert browser.blocks == list(blocks(text))
+    assert "MainThread" not in threads
+    assert threads
 
 
 async def test_words_are_sent_when_they_change() -> None:

@@ -25,6 +25,8 @@ from pygments.util import ClassNotFound
 
 #: Longer code is shown plain: colouring it would cost more than a reader gains.
 MAX_HIGHLIGHTED = 100_000
+#: The same while it grows, since it is rendered for every picture of it.
+MAX_HIGHLIGHTED_UNFINISHED = 4_000
 
 
 @lru_cache(maxsize=64)
@@ -38,8 +40,9 @@ def _lexer(language: str) -> Lexer | None:
 _formatter: HtmlFormatter[str] = HtmlFormatter(nowrap=True)
 
 
-def _code(code: str, language: str) -> str:
-    lexer = _lexer(language) if language and len(code) <= MAX_HIGHLIGHTED else None
+def _code(code: str, language: str, *, unfinished: bool = False) -> str:
+    longest = MAX_HIGHLIGHTED_UNFINISHED if unfinished else MAX_HIGHLIGHTED
+    lexer = _lexer(language) if language and len(code) <= longest else None
     body = highlight(code, lexer, _formatter) if lexer else html.escape(code)
     label = html.escape(language or "text")
     return (
@@ -52,7 +55,8 @@ def _code(code: str, language: str) -> str:
 class _Renderer(RendererHTML):
     def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
         info = tokens[idx].info.split()
-        return _code(tokens[idx].content, info[0].lower()[:32] if info else "")
+        language = info[0].lower()[:32] if info else ""
+        return _code(tokens[idx].content, language, unfinished=env["unfinished"])
 
     def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
         return _code(tokens[idx].content, "")
@@ -122,8 +126,8 @@ def _top_level(tokens: list[Token]) -> Iterator[int]:
     return (i for i, token in enumerate(tokens) if token.level == 0 and token.nesting >= 0)
 
 
-def _render(text: str) -> list[str]:
-    env: dict[str, Any] = {}
+def _render(text: str, *, unfinished: bool = False) -> list[str]:
+    env: dict[str, Any] = {"unfinished": unfinished}
     tokens = _markdown.parse(text, env)
     bounds = [*_top_level(tokens), len(tokens)]
     return [_clean(_markdown.renderer.render(tokens[a:b], _markdown.options, env)) for a, b in pairwise(bounds)]
@@ -146,14 +150,21 @@ def blocks(text: str) -> tuple[str, ...]:
 
 
 class Growing:
-    """Renders a text again and again while it grows, parsing only from its last unfinished block on."""
+    """Renders a text again and again while it grows, parsing only from its last unfinished block on.
+
+    Long code is coloured once, when its block is finished or the text is said to be `final`.
+    """
 
     def __init__(self) -> None:
         self._finished: list[str] = []
         self._finished_text = ""
         self._lines_end = 0
 
-    def render(self, text: str) -> list[str]:
+    def unfinished(self, text: str) -> int:
+        """How many characters `render` would parse."""
+        return len(text) - len(self._finished_text)
+
+    def render(self, text: str, *, final: bool = False) -> list[str]:
         """The HTML of each block of `text`. A text that does not continue the last one is rendered anew."""
         text = _normal(text)
         if not text.startswith(self._finished_text):
@@ -166,4 +177,4 @@ class Growing:
                 self._finished += _render(text[start : start + length])
                 start += length
                 self._finished_text = text[:start]
-        return [*self._finished, *_render(text[start:])]
+        return [*self._finished, *_render(text[start:], unfinished=not final)]

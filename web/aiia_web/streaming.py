@@ -5,7 +5,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,6 +18,8 @@ from aiia_web.markdown import Growing
 #: at most for one reader, however long the block is that grows.
 FRAME = 0.045
 REST = 4
+#: Characters from which on a picture is made in a thread, so that other readers and the gateway do not wait for it.
+LONG = 4_000
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,13 @@ class _Page:
         else:
             self._reasoning = self._reasoning[: event.offset] + event.text
 
-    def frames(self, *, final: bool = False) -> list[str]:
+    async def frames(self, *, final: bool = False) -> list[str]:
         """The events that bring the browser up to date."""
+        if self._growing.unfinished(self._text) < LONG:
+            return self._frames(final=final)
+        return await asyncio.to_thread(self._frames, final=final)
+
+    def _frames(self, *, final: bool) -> list[str]:
         if self._position and not self._resume(self._position, final=final):
             return []
         changes: list[tuple[str, object]] = []
@@ -77,7 +84,7 @@ class _Page:
             fresh = self._shown_reasoning is None or not self._reasoning.startswith(known)
             changes.append(("reasoning", {"text": self._reasoning[0 if fresh else len(known) :], "fresh": fresh}))
             self._shown_reasoning = self._reasoning
-        blocks, shown = self._growing.render(self._text), self._shown or []
+        blocks, shown = self._growing.render(self._text, final=final), self._shown or []
         if self._shown is None or blocks != shown:
             changed = [(i, html) for i, html in enumerate(blocks) if i >= len(shown) or html != shown[i]]
             changes.append(("blocks", {"count": len(blocks), "changed": changed}))
@@ -117,7 +124,7 @@ async def stream(
     model: str,
     position: Position | None,
     finish: Callable[[], Awaitable[dict[str, str]]],
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """The events of a generation as server-sent events, from `position` on.
 
     The first text goes out at once, then at most one picture per `FRAME` seconds. `finish` gives the data of the last
@@ -141,12 +148,12 @@ async def stream(
                 case Ping():
                     yield frame("ping", {})
                 case End():
-                    for part in page.frames(final=True):
+                    for part in await page.frames(final=True):
                         yield part
                     yield frame("done", await finish())
                     return
             if dirty and now >= next_frame:
-                for part in page.frames():
+                for part in await page.frames():
                     yield part
                 cost = time.monotonic() - now
                 dirty, next_frame = False, now + max(FRAME, REST * cost)
