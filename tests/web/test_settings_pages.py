@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -40,6 +41,31 @@ def test_a_wrong_password_keeps_the_name(user: User) -> None:
     html = Client().post("/accounts/login/", {"login": "ada", "password": "wrong"}).content.decode()
     assert 'value="ada"' in html
     assert 'role="alert"' in html
+
+
+@pytest.mark.parametrize("address", ["password/reset/", "password/reset/key/1-a/", "email/", "login/code/confirm/"])
+def test_nothing_that_needs_mail_is_open(db: None, address: str) -> None:
+    assert Client().get(f"/accounts/{address}").status_code == 404
+    assert "password/reset" not in Client().get("/accounts/login/").content.decode()
+
+
+def test_logins_are_limited(user: User, settings: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "logins"}}
+    client = Client()
+    tries = [client.post("/accounts/login/", {"login": f"ada{i}", "password": "wrong"}) for i in range(31)]
+    assert [response.status_code for response in tries] == [200] * 30 + [429]
+    assert "Wait a minute, then try again" in tries[-1].content.decode()
+    # Another page is not.
+    assert client.get("/accounts/signup/").status_code == 200
+
+
+def test_guesses_at_one_account_are_limited(user: User, settings: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "guesses"}}
+    client = Client()
+    for _ in range(5):
+        client.post("/accounts/login/", {"login": "ada", "password": "wrong"})
+    html = client.post("/accounts/login/", {"login": "ada", "password": "correct horse battery"}).content.decode()
+    assert "Too many failed login attempts" in html
 
 
 def test_the_theme_is_kept(page: Client, user: User) -> None:

@@ -29,6 +29,10 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _error(request, 403, "This form is out of date", "Go back, reload the page and send it again")
 
 
+def too_many(request: HttpRequest) -> HttpResponse:
+    return _error(request, 429, "Too many tries", "Wait a minute, then try again")
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     # Without the context of a page: whatever broke may be what makes it.
     return render(None, "500.html", status=500)

@@ -1,12 +1,18 @@
 """Every address of the web app."""
 
+from allauth.account import views as account
 from django.urls import include, path
 
 from aiia_web import accounts, catalogue, chats, errors, generations, styleguide
 
 urlpatterns = [
     path("", include("aiia_platform.urls")),
-    path("accounts/", include("allauth.urls")),
+    # Not all of allauth's: without mail, a link to reset a password would go to whoever reads the log.
+    path("accounts/login/", account.login, name="account_login"),
+    path("accounts/logout/", account.logout, name="account_logout"),
+    path("accounts/signup/", account.signup, name="account_signup"),
+    path("accounts/inactive/", account.account_inactive, name="account_inactive"),
+    path("accounts/password/change/", account.password_change, name="account_change_password"),
     path("", chats.new, name="new-chat"),
     path("chats/", chats.index, name="chats"),
     path("chats/<uuid:chat_id>/", chats.show, name="chat"),
@@ -26,4 +32,5 @@ urlpatterns = [
 handler400 = errors.bad_request
 handler403 = errors.forbidden
 handler404 = errors.not_found
+handler429 = errors.too_many  # allauth's own addition
 handler500 = errors.server_error
