@@ -116,7 +116,8 @@ class ScriptedGateway:
                 await self._send(response, {"choices": [{"index": 0, "delta": {channel: token}}]})
                 await asyncio.sleep(1 / script.tokens_per_second)
             if script.error:
-                await self._send(response, {"error": {"message": script.error, "code": 400}})
+                error = {"message": script.error, "type": "invalid_request_error", "param": None}
+                await self._send(response, {"error": error | {"code": "context_length_exceeded", "status": 400}})
                 return response
             usage = {"prompt_tokens": 12, "completion_tokens": len(tokens)}
             await self._send(

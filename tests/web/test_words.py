@@ -22,7 +22,6 @@ pytestmark = pytest.mark.unit
             "Downloading 62 %, 4 min left",
         ),
         ({"phase": "starting", "state": "downloading"}, "Downloading"),
-        ({"phase": "reading"}, "Reading"),
         ({"phase": "thinking", "seconds": 14}, "Thinking, 14 s"),
         ({"phase": "writing", "tokens_per_s": 42.3}, "Writing, 42 tok/s"),
         ({"phase": "interrupted", "reason": "The worker stopped."}, "The worker stopped. Continuing"),
