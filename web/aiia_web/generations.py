@@ -51,11 +51,11 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         # A request's thread keeps its connection until the response is closed: a few followers would have them all.
         # Given back here rather than above, since middleware may use it after the view.
         await sync_to_async(close_old_connections)()
-        async with aclosing(events) as parts:
+        async with aclosing(parts):
             async for part in parts:
                 yield part
 
-    events = stream(
+    parts = stream(
         follow(generation_id),
         model=generation.model,
         position=Position.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", "")),
