@@ -69,6 +69,17 @@ def register(browser: Browser, url: str) -> Any:
     return state
 
 
+def costs(browser: Browser, url: str) -> list[Cost]:
+    """The login page and the empty chat."""
+    state = register(browser, url)
+    return [measure(browser, url, "/accounts/login/"), measure(browser, url, "/", state)]
+
+
+def is_cheap(cost: Cost) -> bool:
+    """Whether a page is within the budget."""
+    return cost.requests <= MAX_REQUESTS and cost.bytes <= MAX_BYTES
+
+
 @contextmanager
 def instance() -> Iterator[str]:
     """The address of an aiia of our own, without models."""
@@ -85,12 +96,11 @@ def report(url: str) -> bool:
     with sync_playwright() as playwright:
         args = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--no-first-run"]
         browser = playwright.chromium.launch(executable_path=path, args=args)
-        state = register(browser, url)
-        costs = [measure(browser, url, "/accounts/login/"), measure(browser, url, "/", state)]
+        found = costs(browser, url)
         browser.close()
-    for cost in costs:
+    for cost in found:
         print(json.dumps(asdict(cost)))
-    return all(cost.requests <= MAX_REQUESTS and cost.bytes <= MAX_BYTES for cost in costs)
+    return all(map(is_cheap, found))
 
 
 def main() -> None:

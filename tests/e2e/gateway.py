@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,13 @@ class ScriptedGateway:
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+    def wait_idle(self, timeout: float = 5) -> None:
+        """Until nobody reads a stream."""
+        deadline = time.monotonic() + timeout
+        while self.running:
+            assert time.monotonic() < deadline, f"{self.running} streams are being read"
+            time.sleep(0.02)
 
     async def _serve(self) -> None:
         app = web.Application()

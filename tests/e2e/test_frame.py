@@ -32,7 +32,7 @@ def test_on_a_phone_the_sidebar_lies_over_the_page(open_page: Open) -> None:
     page.keyboard.press("Escape")
     _closed(page)
     opener.tap()
-    page.wait_for_timeout(300)
+    expect(page.locator("#sidebar")).to_be_in_viewport(ratio=0.99)
     page.touchscreen.tap(370, 400)
     _closed(page)
     opener.tap()

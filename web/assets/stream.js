@@ -38,8 +38,9 @@ class Stream {
     };
     source.onerror = () => {
       this.say("Connection lost. The answer goes on, reconnecting");
-      // While it is CONNECTING the browser tries again by itself, with the last id.
-      if (source.readyState === EventSource.CLOSED) this.reconnect();
+      // While it is CONNECTING the browser tries again by itself, with the last id. Else there was an answer, and it
+      // was a refusal.
+      if (source.readyState === EventSource.CLOSED) this.refused();
     };
     const on = (type, handle) =>
       source.addEventListener(type, (event) => {
@@ -67,6 +68,13 @@ class Stream {
     this.say("Connection lost. The answer goes on, reconnecting");
     this.failures += 1;
     setTimeout(() => this.connect(), Math.min(10_000, 500 * 2 ** this.failures));
+  }
+
+  /** A login or a chat that is gone does not come back by waiting: then the page itself says so. */
+  async refused() {
+    const page = await fetch(location.href, { method: "HEAD" }).catch(() => null);
+    if (page?.redirected || page?.status === 404) location.reload();
+    else this.reconnect();
   }
 
   /** Shows that the line is broken, and afterwards again what was there before. */
