@@ -13,14 +13,17 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
-from aiia_serving.engines.environment import model_cache
+from aiia_serving.settings import model_cache
 from tests.support.instance import Instance
 from tests.support.visitor import Stored, Visitor
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m"
-PROMPT = "Write a long story about a fisherman, his daughter and the sea."
+#: Some 250 tokens are the answer, always the same: the packaged model does not sample.
+PROMPT = "Write a letter to a friend about your holiday in Rome."
+#: Seconds for an answer on a machine that is busy with other things.
+WHOLE = 150
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def tokenizer(instance: Instance) -> Tokenizer:
 
 
 def in_the_middle(row: Stored) -> bool:
-    return len(row.text) > 150
+    return len(row.text) > 100
 
 
 def ended(row: Stored) -> bool:
@@ -63,24 +66,27 @@ def assert_whole(row: Stored, tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("role", ["worker", "web", "redis"])
 def test_role_killed(instance: Instance, visitor: Visitor, tokenizer: Tokenizer, role: str) -> None:
     generation = visitor.send(PROMPT, MODEL)
-    visitor.wait(generation, in_the_middle, 60)
-    killed = instance.kill(role)
-    row = visitor.wait(generation, ended, 15)
+    visitor.wait(generation, in_the_middle, WHOLE)
+    assert visitor.stored(generation).state == "running"
+    killed, killed_at = instance.kill(role), time.monotonic()
+    row = visitor.wait(generation, ended, WHOLE)
+    print(f"{role} killed: completed {time.monotonic() - killed_at:.1f} s later")
     assert_whole(row, tokenizer)
+    assert row.attempt == (2 if role == "worker" else 1)
     instance.wait_restarted(role, killed)
 
 
 def test_replica_killed(instance: Instance, visitor: Visitor, tokenizer: Tokenizer) -> None:
     """With one replica the answer goes on as soon as another is up, which takes as long as loading the model."""
     generation = visitor.send(PROMPT, MODEL)
-    visitor.wait(generation, in_the_middle, 60)
+    visitor.wait(generation, in_the_middle, WHOLE)
     replicas = [p for p in instance.processes() if p.is_running() and "ServeReplica" in " ".join(p.cmdline())]
     assert replicas
     killed_at = time.monotonic()
     for replica in replicas:
         replica.send_signal(signal.SIGKILL)
-    row = visitor.wait(generation, ended, 120)
-    print(f"completed {time.monotonic() - killed_at:.1f} s after the kill")
+    row = visitor.wait(generation, ended, WHOLE)
+    print(f"replica killed: completed {time.monotonic() - killed_at:.1f} s later")
     assert_whole(row, tokenizer)
 
 
@@ -91,7 +97,7 @@ def test_reload_at_20_points(visitor: Visitor) -> None:
     reloads = ThreadPoolExecutor(len(points))
     shown: list[Any] = []
     for point in points:
-        visitor.wait(generation, lambda row, point=point: len(row.text) >= point or ended(row), 60)  # type: ignore[misc]
+        visitor.wait(generation, lambda row, point=point: len(row.text) >= point or ended(row), WHOLE)  # type: ignore[misc]
         shown.append(reloads.submit(read, visitor, generation, point % 2 == 0))
     whole = read(visitor, generation)
     assert whole
@@ -119,9 +125,9 @@ def read(visitor: Visitor, generation: Stored, reconnect: bool = False) -> str:
 
 def test_stop_frees_the_engine(instance: Instance, visitor: Visitor) -> None:
     generation = visitor.send(PROMPT, MODEL)
-    visitor.wait(generation, in_the_middle, 60)
+    visitor.wait(generation, in_the_middle, WHOLE)
     visitor.post(f"/generations/{generation.id}/stop/")
-    row = visitor.wait(generation, ended, 5)
+    row = visitor.wait(generation, ended, 30)
     assert row.state == "stopped"
     assert running_requests(instance) == 0
 
