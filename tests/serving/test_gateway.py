@@ -334,3 +334,15 @@ def test_tokens_are_counted_by_the_model(gateway: GatewayProcess, control: FakeC
     control.set_model("fake", upstream.base_url, engine="vllm", state="starting")
     control.wait_seen()
     assert httpx.post(url, json=question, headers=headers).status_code == 503
+
+
+def test_a_model_that_never_answers_is_said_to_be_silent(control: FakeControl, upstream: FakeUpstream) -> None:
+    upstream.control(fault="hang")
+    with GatewayProcess(control.url, AIIA_GATEWAY_STALL_S="1") as impatient:
+        answer = httpx.post(
+            f"{impatient.base_url}/chat/completions",
+            json={"model": "fake", "messages": HI},
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=30,
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "stream_stalled")

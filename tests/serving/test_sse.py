@@ -39,6 +39,12 @@ def test_the_end_mark_and_errors_are_seen() -> None:
     assert without_done(broken) == b'data: {"error": {"message": "x"}}\n\n'
 
 
+def test_the_space_after_the_colon_is_the_servers_choice() -> None:
+    assert is_done(b'data:{"x": 1}\n\ndata:[DONE]\n\n')
+    assert has_error(b'data:{"error": {}}\n\n')
+    assert without_done(b"data:1\n\ndata:[DONE]\n\n") == b"data:1\n\n"
+
+
 def test_data_of_frames() -> None:
     assert data_of(STREAM)[-1] == b"[DONE]"
     assert len(data_of(STREAM)) == 3

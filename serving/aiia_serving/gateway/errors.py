@@ -67,3 +67,7 @@ def internal_error(request_id: str) -> ApiError:
     return ApiError(
         500, f"Internal error. The log has it under request {request_id}.", kind="server_error", code="internal_error"
     )
+
+
+def stalled() -> ApiError:
+    return ApiError(504, "The model has been silent for too long.", kind="server_error", code="stream_stalled")

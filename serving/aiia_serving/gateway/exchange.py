@@ -7,7 +7,7 @@ from typing import Any
 
 from aiia_serving.gateway.assemble import Assembler
 from aiia_serving.gateway.auth import Caller
-from aiia_serving.gateway.errors import ApiError, overloaded, unavailable
+from aiia_serving.gateway.errors import overloaded, stalled, unavailable
 from aiia_serving.gateway.registry import Registry
 from aiia_serving.gateway.relay import Relay
 from aiia_serving.gateway.reply import Reply
@@ -108,7 +108,10 @@ class Exchange:
             with_usage=wants_usage or not stream,
             with_token_ids=model.exact_continuation,
         )
-        response = await self._open(model, payload)
+        try:
+            response = await self._open(model, payload)
+        except TimeoutError:
+            raise stalled() from None
         try:
             if stream:
                 await self._relay(response)
@@ -156,7 +159,7 @@ class Exchange:
                     assembler.feed(data)
                     self.first_byte_at = self.first_byte_at or time.monotonic()
         except TimeoutError:
-            raise _stalled() from None
+            raise stalled() from None
         except (WireError, FrameTooLongError) as error:
             raise UpstreamLostError(f"{error or type(error).__name__} in the model's stream") from error
         if not done:
@@ -183,7 +186,3 @@ class Exchange:
 async def _wait_for_end(response: Response) -> None:
     with suppress(WireError, TimeoutError):
         await asyncio.wait_for(asyncio.shield(response.ended), _TRAILER_S)
-
-
-def _stalled() -> ApiError:
-    return ApiError(504, "The model has been silent for too long.", kind="server_error", code="stream_stalled")

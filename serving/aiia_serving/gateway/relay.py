@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Message
 
-from aiia_serving.gateway.errors import ApiError, upstream_failed
+from aiia_serving.gateway.errors import stalled, upstream_failed
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.sse import FrameBuffer, FrameTooLongError, has_error, is_done, without_done
 from aiia_serving.gateway.upstream import UpstreamLostError
@@ -48,9 +48,7 @@ class Relay:
                 await asyncio.wait({self._finished}, timeout=self._arrived_at + self._stall_s - self._clock())
                 # A caller who does not read is no fault of the model.
                 if self._clock() - self._arrived_at >= self._stall_s and self._draining is None:
-                    raise ApiError(
-                        504, "The model has been silent for too long.", kind="server_error", code="stream_stalled"
-                    )
+                    raise stalled()
             if self._draining is not None:
                 await self._draining
             self._finished.result()

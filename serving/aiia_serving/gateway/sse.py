@@ -1,7 +1,11 @@
 """Server-sent events as models send them, handled as bytes: frames are split, and read only where they must be."""
 
-DONE = b"data: [DONE]"
-_ERROR = b'data: {"error"'
+import re
+
+# The space after the colon is a server's choice.
+_DONE = re.compile(rb"data: ?\[DONE\]")
+_DONE_AT_END = re.compile(rb"data: ?\[DONE\]\s*$")
+_ERRORS = (b'data: {"error"', b'data:{"error"')
 # A frame is a few hundred bytes; a stream that never ends one must not fill the memory.
 _MAX_FRAME = 16 * 1024 * 1024
 
@@ -34,17 +38,17 @@ class FrameBuffer:
 
 def is_done(frames: bytes) -> bool:
     """Whether whole ``frames`` end with OpenAI's end mark."""
-    return frames[-24:].rstrip().endswith(DONE)
+    return _DONE_AT_END.search(frames[-24:]) is not None
 
 
 def has_error(frames: bytes) -> bool:
     """Whether one of the whole ``frames`` is OpenAI's error object. Text never matches: JSON escapes its quotes."""
-    return _ERROR in frames
+    return any(error in frames for error in _ERRORS)
 
 
 def without_done(frames: bytes) -> bytes:
     """The frames up to an end mark, for a stream that must not look complete."""
-    return frames.partition(DONE)[0]
+    return _DONE.split(frames, maxsplit=1)[0]
 
 
 def data_of(frames: bytes) -> list[bytes]:

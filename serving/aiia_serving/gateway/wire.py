@@ -111,8 +111,8 @@ class Client:
         if any("\r" in line or "\n" in line for line in lines):
             raise WireError("a line break in a header")
         request = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-        while (connection := self._take(address)) is not None:
-            # The server may have closed it in this very moment; then nothing of the request was worked on.
+        if (connection := self._take(address)) is not None:
+            # The server may have closed it in this very moment. Or it fell over this very request, so only once more.
             with suppress(WireError):
                 return await connection.send(request, Response(connection, self))
         connection = await self._connect(address)
