@@ -188,7 +188,7 @@ class Attempt:
                 # After a start the gateway may hear of a model a moment later than of a question to it.
                 young = error.status == 404 and time.monotonic() - started < UNKNOWN_MODEL
                 if error.is_final and not young:
-                    return _refused(error, self.generation.model)
+                    return _refused(error)
             except StreamBroken as error:
                 reason, wait = str(error), None
             log.warning("generation %s: %s", self.generation.pk, reason)
@@ -441,13 +441,13 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
-def _refused(error: GatewayError, model: str) -> Outcome:
+def _refused(error: GatewayError) -> Outcome:
     advice = {
         400: "Shorten the message or start a new chat.",
         404: "Choose another model.",
         413: "Shorten the message or start a new chat.",
     }.get(error.status, "Retry, or choose another model.")
-    return Outcome(Generation.State.FAILED, f"{model}: {error}", advice)
+    return Outcome(Generation.State.FAILED, str(error), advice)
 
 
 def _gave_up(reason: str, model: str, failing: float) -> Outcome:
