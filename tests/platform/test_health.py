@@ -11,7 +11,7 @@ async def test_healthz_asks_nobody() -> None:
     assert response.status_code == 200
 
 
-async def test_readyz_tells_strangers_only_whether(redis_server: RedisServer) -> None:
+async def test_readyz_tells_strangers_only_whether(redis_server: RedisServer, no_jobs: None) -> None:
     response = await AsyncClient().get("/readyz", headers={"X-Forwarded-For": "203.0.113.7"})
     assert response.json() == {"ready": False}
     response = await AsyncClient().get(

@@ -49,7 +49,8 @@ def fragment(user: User) -> Client:
     return client
 
 
-@pytest.fixture(scope="session")
+# Not longer than these tests: others want nobody where the gateway should be.
+@pytest.fixture(scope="package")
 def _model_list() -> Iterator[list[ModelInfo]]:
     with model_list() as listed:
         yield listed
