@@ -39,8 +39,9 @@ def application(manager: Manager, token: str | None) -> web.Application:
 
 async def serve() -> None:
     manager = Manager.from_environment()
+    # A gateway's long poll must not hold up the end; 0 would wait for it without limit.
     runner = web.AppRunner(
-        application(manager, read_secret("AIIA_INTERNAL_TOKEN")), access_log=None, shutdown_timeout=0
+        application(manager, read_secret("AIIA_INTERNAL_TOKEN")), access_log=None, shutdown_timeout=0.1
     )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", int(os.environ.get("AIIA_MANAGER_PORT", "8001"))).start()

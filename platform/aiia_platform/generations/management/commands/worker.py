@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import secrets
+import signal
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +29,8 @@ SEARCH_EVERY = 2.0
 HEARTBEAT = 2.0
 #: Seconds that running answers get to be released when the worker is told to stop.
 GRACE = 1.0
+#: Seconds after which it ends in any case.
+LAST_CALL = 5.0
 
 
 class Command(BaseCommand):
@@ -41,6 +45,16 @@ class Command(BaseCommand):
 
 async def work(worker_app: App) -> None:
     """Run jobs, listen for stops and adopt abandoned generations until a signal comes."""
+    running, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def stop() -> None:
+        if running:
+            running.cancel()
+        # A Postgres that is gone, too, would be waited for; what was running is taken over all the same.
+        loop.call_later(LAST_CALL, os._exit, 0)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
     number = secrets.randbelow(2**31)
     runner = Runner(number)
     jobs.use(runner)
@@ -55,7 +69,10 @@ async def work(worker_app: App) -> None:
                 delete_jobs="always",
                 update_heartbeat_interval=HEARTBEAT,
                 shutdown_graceful_timeout=GRACE,
+                install_signal_handlers=False,
             )
+    except asyncio.CancelledError:
+        log.info("stopped")
     finally:
         for task in side:
             task.cancel()
