@@ -61,6 +61,8 @@ def ray_environment(settings: RaySettings) -> dict[str, str]:
         # Without it Ray replaces 127.0.0.1 by the machine's address and listens for everyone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # By default its workers, engines among them, get a processor when nobody else wants it.
+        "RAY_worker_niceness": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
