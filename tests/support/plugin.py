@@ -3,9 +3,10 @@
 import atexit
 import os
 import shutil
-import socket
 import tempfile
 from pathlib import Path
+
+from tests.fakes.gateway import free_port
 
 ROOT = Path(tempfile.mkdtemp(prefix="aiia-test-"))
 # Postgres runs as a user of its own when the tests run as root.
@@ -13,14 +14,6 @@ ROOT.chmod(0o755)
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 
 POSTGRES_DATA = ROOT / "pg"
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 REDIS_PORT = free_port()

@@ -14,12 +14,11 @@ from typing import Any
 from uuid import UUID
 
 import redis.asyncio as redis
-from asgiref.sync import sync_to_async
-from django.db import close_old_connections
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from aiia_platform.config import config
+from aiia_platform.db import in_db
 from aiia_platform.generations.answer import Answer
 from aiia_platform.generations.models import Generation
 
@@ -162,17 +161,10 @@ def _pairs(entries: Any) -> list[tuple[str, dict[str, str]]]:
     return entries[0] if entries and isinstance(entries[0], list) else entries
 
 
-def _load(generation_id: UUID) -> Generation:
-    close_old_connections()
-    try:
-        return Generation.objects.select_related("message").defer("prompt_ids", "output_ids").get(pk=generation_id)
-    finally:
-        close_old_connections()
-
-
 async def load(generation_id: UUID) -> Generation:
     """The stored state. Raises `Generation.DoesNotExist` when the chat was deleted."""
-    return await sync_to_async(_load, thread_sensitive=False)(generation_id)
+    rows = Generation.objects.select_related("message").defer("prompt_ids", "output_ids")
+    return await in_db(rows.get, pk=generation_id)
 
 
 async def follow(generation_id: UUID) -> AsyncIterator[Event]:

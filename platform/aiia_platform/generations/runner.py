@@ -9,14 +9,14 @@ from contextlib import aclosing, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from aiia_platform.config import config
+from aiia_platform.db import in_db
 from aiia_platform.gateway import Gateway, GatewayError, ModelInfo, StreamBroken, fetch_models
 from aiia_platform.generations import context
 from aiia_platform.generations.live import Publisher
@@ -24,7 +24,6 @@ from aiia_platform.generations.models import Fenced, Generation, StillRunning
 
 log = logging.getLogger(__name__)
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
-P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Seconds between two writes to Postgres, and at least between two entries of the live stream.
@@ -39,19 +38,6 @@ UNKNOWN_MODEL = 8.0
 
 #: Postgres is away; everything else that it says is about what it was told to do.
 OUTAGE = (OperationalError, InterfaceError)
-
-
-async def in_db(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a verb of a model in a thread, with a connection that is known to live."""
-
-    def call() -> R:
-        close_old_connections()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            close_old_connections()
-
-    return await sync_to_async(call, thread_sensitive=False)()
 
 
 @dataclass

@@ -18,9 +18,10 @@ from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Status
 
 from aiia_platform.config import config
+from aiia_platform.db import in_db
 from aiia_platform.generations import jobs
 from aiia_platform.generations.models import PRESENCE, STOP_CHANNEL, Generation
-from aiia_platform.generations.runner import Runner, in_db
+from aiia_platform.generations.runner import Runner
 
 log = logging.getLogger(__name__)
 
