@@ -28,7 +28,12 @@ class Upstream(BaseModel):
 
 
 class ModelState(BaseModel):
-    """One model. ``progress`` is from 0 to 1, ``eta_s`` in seconds, ``max_in_flight`` for all replicas together."""
+    """One model. ``progress`` is from 0 to 1, ``eta_s`` in seconds, ``max_in_flight`` for all replicas together.
+
+    ``capabilities`` are words such as ``chat``, ``completions``, ``tools``, ``vision``, ``reasoning``, ``json_schema``,
+    ``embeddings``, ``rerank``. ``base`` names the model whose replicas and queue this one shares: a LoRA adapter has no
+    replicas of its own. ``starts_on_demand`` says that a cold model starts when a request waits for it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -44,6 +49,17 @@ class ModelState(BaseModel):
     max_model_len: int | None = None
     max_in_flight: int = 32
     exact_continuation: bool = False
+    capabilities: tuple[str, ...] = ()
+    base: str | None = None
+    starts_on_demand: bool = True
+    replicas: int = 0
+    min_replicas: int = 0
+    max_replicas: int = 1
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that its requests wait in."""
+        return self.base or self.id
 
 
 class StateReport(BaseModel):
