@@ -12,6 +12,8 @@ from django.views.decorators.http import require_POST
 from aiia_platform.accounts.models import ApiKey
 from aiia_platform.config import config
 from aiia_platform.problems import problem
+from aiia_platform.usage.models import UsageRecord
+from aiia_platform.usage.wire import read
 
 
 def is_internal(request: HttpRequest) -> bool:
@@ -45,3 +47,18 @@ def verify_key(request: HttpRequest) -> HttpResponse:
     if key is None:
         return problem(404, "Not found", "No active key has this hash.")
     return JsonResponse({"key_id": str(key.id), "user_id": str(key.user_id)})
+
+
+@internal
+@require_POST
+def report_usage(request: HttpRequest) -> HttpResponse:
+    """`{"records": [...]}` in the shape of `usage.wire.Record`. Records with a mistake are named, the others stored."""
+    try:
+        reported = list(json.loads(request.body)["records"])
+    except (ValueError, KeyError, TypeError):
+        return problem(400, "Bad request", 'Send {"records": [...]}.')
+    records, mistakes = read(reported)
+    UsageRecord.objects.take(records)
+    if mistakes:
+        return problem(400, "Bad request", "These records were not stored.", errors=mistakes)
+    return HttpResponse(status=204)

@@ -41,6 +41,7 @@ INSTALLED_APPS = [
     "aiia_platform.accounts",
     "aiia_platform.chats",
     "aiia_platform.generations",
+    "aiia_platform.usage",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -7,7 +7,10 @@ from typing import Self
 
 from django.contrib.auth.models import AbstractUser
 from django.db import connection, models, transaction
+from django.dispatch import receiver
 from django.utils import timezone
+
+from aiia_platform.accounts import revocations
 
 
 class User(AbstractUser):
@@ -80,5 +83,13 @@ class ApiKey(models.Model):
         return cls.objects.create(user=user, name=name, prefix=secret[:8], sha256=digest), secret
 
     def revoke(self) -> None:
+        """Refuse it from now on."""
         self.revoked_at = timezone.now()
         self.save(update_fields=["revoked_at"])
+        revocations.announce(self.sha256)
+
+
+@receiver(models.signals.post_delete, sender=ApiKey)
+def _deleted(instance: ApiKey, **_: object) -> None:
+    # A signal, since keys go with their user, without a call of `delete`.
+    revocations.announce(instance.sha256)
