@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -13,7 +14,8 @@ INTERNAL_TOKEN = "internal-token-of-the-tests"
 
 
 class FakeControl:
-    """Serves ``GET /state`` (with long polls) and ``POST /internal/keys/verify`` from a thread; a context manager."""
+    """Serves ``GET /state`` with long polls, ``POST /internal/keys/verify`` and ``/internal/usage`` from a thread;
+    a context manager."""
 
     def __init__(self) -> None:
         self._models: dict[str, dict[str, Any]] = {}
@@ -23,6 +25,8 @@ class FakeControl:
         self._changed = threading.Condition()
         self._closed = False
         self.verifications = 0
+        self._usage: dict[str, dict[str, Any]] = {}
+        self.usage_deliveries = 0
         control = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,13 +37,14 @@ class FakeControl:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-                self._answer(*control._verify(json.loads(body), self.headers))
+                take = control._take_usage if self.path == "/internal/usage" else control._verify
+                self._answer(*take(json.loads(body), self.headers))
 
             def log_message(self, *_: Any) -> None:
                 pass
 
             def _answer(self, status: int, value: Any) -> None:
-                body = json.dumps(value).encode()
+                body = b"" if status == 204 else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -109,6 +114,28 @@ class FakeControl:
         self.verifications += 1
         known = self._keys.get(body["key_sha256"])
         return (200, known) if known else (404, {})
+
+    def wait_usage(self, wanted: Callable[[list[dict[str, Any]]], bool], timeout: float = 15) -> list[dict[str, Any]]:
+        """The usage records, one per request id, as soon as they are as ``wanted``."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: wanted(list(self._usage.values())), timeout):
+                raise TimeoutError(f"usage is {list(self._usage.values())}")
+            return list(self._usage.values())
+
+    def forget_usage(self) -> None:
+        with self._changed:
+            self._usage.clear()
+
+    def _take_usage(self, body: dict[str, Any], headers: Message) -> tuple[int, Any]:
+        if headers.get("Authorization") != f"Bearer {INTERNAL_TOKEN}":
+            return 401, {}
+        with self._changed:
+            for record in body["records"]:
+                # As the platform does: a record that is there is not replaced.
+                self._usage.setdefault(record["request_id"], record)
+                self.usage_deliveries += 1
+            self._changed.notify_all()
+        return 204, None
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

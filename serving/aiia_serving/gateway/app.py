@@ -1,56 +1,33 @@
 """The gateway as an ASGI application: ``app`` for any server, mounted with full paths or run alone."""
 
-import asyncio
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Generic
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from aiia_serving.gateway.auth import Authenticator, Caller
+from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, internal_error
-from aiia_serving.gateway.exchange import Exchange
-from aiia_serving.gateway.registry import Registry
-from aiia_serving.gateway.reply import Reply, disconnected, read_body
-from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest, parse
+from aiia_serving.gateway.exchange import Exchange, until_disconnected
+from aiia_serving.gateway.protocols import R, WorkProtocol
+from aiia_serving.gateway.protocols.embeddings import Embeddings
+from aiia_serving.gateway.protocols.openai import OpenAIText
+from aiia_serving.gateway.protocols.rerank import Rerank
+from aiia_serving.gateway.queues import queue_report
+from aiia_serving.gateway.reply import disconnected, read_body
+from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, TokenizeRequest, parse
+from aiia_serving.gateway.services import Gateway
 from aiia_serving.gateway.settings import GatewaySettings
 from aiia_serving.gateway.tokens import count_tokens
-from aiia_serving.gateway.upstream import new_session
-from aiia_serving.gateway.wire import Client
-from aiia_serving.queue.fifo import FifoQueue
 from aiia_serving.state import ModelState
 
 log = logging.getLogger("aiia_serving.gateway")
-
-
-class Gateway:
-    """What all requests share. Made inside a running event loop."""
-
-    def __init__(self, settings: GatewaySettings) -> None:
-        self.settings = settings
-        self.session = new_session()
-        self.client = Client()
-        self.queue = FifoQueue(settings.gateway_max_waiting)
-        self.registry = Registry(self.session, settings.manager_url, settings.internal_token, self.queue)
-        self.authenticator = Authenticator(
-            self.session,
-            settings.platform_url,
-            settings.internal_token,
-            settings.gateway_key_ttl_s,
-            settings.gateway_unknown_key_ttl_s,
-        )
-
-    async def close(self) -> None:
-        await self.registry.close()
-        await self.session.close()
-        self.client.close()
-
 
 class _Lazy:
     """Makes the gateway at the first need: a server that mounts the application may not forward its lifespan."""
@@ -70,40 +47,32 @@ class _Lazy:
             self._gateway = None
 
 
-class _Generate:
-    """ASGI endpoint for one kind of generation request."""
+class _Work(Generic[R]):
+    """ASGI endpoint for one kind of work."""
 
-    def __init__(self, lazy: _Lazy, kind: type[GenerationRequest]) -> None:
+    def __init__(self, lazy: _Lazy, protocol: WorkProtocol[R]) -> None:
         self._lazy = lazy
-        self._kind = kind
+        self._protocol = protocol
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = uuid.uuid4().hex
-        reply = Reply(send, request_id)
+        reply = self._protocol.reply(send, request_id)
         fields: dict[str, Any] = {"request_id": request_id, "path": scope["path"]}
         exchange: Exchange | None = None
         try:
             gateway = self._lazy.get()
             caller = await gateway.authenticator.caller(headers)
-            fields["user"] = caller.user
+            if caller.request_id:
+                reply.request_id = fields["request_id"] = caller.request_id
+            fields |= {"user": caller.user, "class": caller.work_class}
             body = await read_body(scope, receive, gateway.settings.gateway_max_body)
             if body is None:
                 return
-            request = parse(self._kind, body)
-            fields |= {"model": request.model, "stream": bool(request.stream), "class": caller.work_class}
-            exchange = Exchange(
-                client=gateway.client,
-                registry=gateway.registry,
-                queue=gateway.queue,
-                settings=gateway.settings,
-                caller=caller,
-                request=request,
-                reply=reply,
-                request_id=request_id,
-            )
-            if not await _serve_while_connected(exchange, receive):
+            exchange = self._protocol.exchange(gateway, caller, reply, body, _deadline_s(headers))
+            fields["model"] = exchange.usage.model
+            if not await until_disconnected(exchange.serve(), disconnected(receive)):
                 fields["outcome"] = "caller left"
         except ApiError as error:
             fields |= {"error": error.error["code"], "status": error.status}
@@ -114,35 +83,33 @@ class _Generate:
         finally:
             fields.setdefault("status", reply.status)
             fields["duration_ms"] = round((time.monotonic() - started) * 1000, 1)
-            if exchange is not None and exchange.first_byte_at is not None:
-                fields["first_byte_ms"] = round((exchange.first_byte_at - started) * 1000, 1)
+            if exchange is not None and exchange.usage.first_token_s is not None:
+                fields["first_token_ms"] = round(exchange.usage.first_token_s * 1000, 1)
             log.info("request", extra={"fields": fields})
 
 
-async def _serve_while_connected(exchange: Exchange, receive: Receive) -> bool:
-    """Whether the caller stayed to the end; if it leaves, the work for it ends at once."""
-    serving = asyncio.create_task(exchange.serve())
-    leaving = asyncio.create_task(disconnected(receive))
+def _deadline_s(headers: dict[str, str]) -> float | None:
+    """How long the caller is willing to wait for a turn, from ``X-Aiia-Deadline`` in seconds."""
+    given = headers.get("x-aiia-deadline")
+    if given is None:
+        return None
     try:
-        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-            return True
-        return False
-    finally:
-        leaving.cancel()
-        serving.cancel()
-        await asyncio.gather(serving, leaving, return_exceptions=True)
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:
+        raise ApiError(400, "X-Aiia-Deadline is a number of seconds, at most 86400.", param="X-Aiia-Deadline")
+    return seconds
 
 
 class _App(FastAPI):
-    """Takes streams past the framework's middleware, whose every layer would wrap every token that is sent."""
+    """Takes work past the framework's middleware, whose every layer would wrap every token that is sent."""
 
-    streams: dict[str, ASGIApp]
+    work: dict[str, ASGIApp]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and (stream := self.streams.get(scope["path"])):
-            await stream(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and (endpoint := self.work.get(scope["path"])):
+            await endpoint(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -158,10 +125,16 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         await lazy.close()
 
     app = _App(title="aiia", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.streams = {
-        "/v1/chat/completions": _Generate(lazy, ChatRequest),
-        "/v1/completions": _Generate(lazy, CompletionRequest),
+    app.work = {
+        "/v1/chat/completions": _Work(lazy, OpenAIText("chat", ChatRequest)),
+        "/v1/completions": _Work(lazy, OpenAIText("completions", CompletionRequest)),
+        "/v1/embeddings": _Work(lazy, Embeddings()),
+        "/v1/rerank": _Work(lazy, Rerank()),
     }
+    routes = [
+        *("GET /v1/models", "GET /v1/models/{id}", "GET /v1/queue", "POST /v1/tokenize"),
+        *(f"POST {path}" for path in app.work),
+    ]
 
     async def authenticated(request: Request) -> Caller:
         return await lazy.get().authenticator.caller(request.headers)
@@ -177,6 +150,11 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     async def get_model(request: Request, model_id: str) -> Response:
         await authenticated(request)
         return JSONResponse(_model_object(await lazy.get().registry.get(model_id)))
+
+    @app.get("/v1/queue")
+    async def queue(request: Request) -> Response:
+        caller = await authenticated(request)
+        return JSONResponse(await queue_report(lazy.get().queue, caller))
 
     @app.post("/v1/tokenize")
     async def tokenize(request: Request) -> Response:
@@ -197,10 +175,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        known = (
-            "GET /v1/models, GET /v1/models/{id}, POST /v1/chat/completions, POST /v1/completions, POST /v1/tokenize"
-        )
-        message = f"Invalid URL ({request.method} {request.url.path}). Routes here: {known}."
+        message = f"Invalid URL ({request.method} {request.url.path}). Routes here: {', '.join(routes)}."
         answer = ApiError(error.status_code, message, code="unknown_url")
         return Response(answer.body(), error.status_code, error.headers, "application/json")
 
@@ -213,12 +188,27 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
 
 
 def _model_object(model: ModelState) -> dict[str, Any]:
-    ours = {"title", "task", "state", "reason", "progress", "eta_s", "max_model_len", "exact_continuation"}
+    ours = {
+        "title",
+        "task",
+        "state",
+        "reason",
+        "progress",
+        "eta_s",
+        "max_model_len",
+        "exact_continuation",
+        "capabilities",
+        "base",
+        "replicas",
+        "min_replicas",
+        "max_replicas",
+    }
     return {
         "id": model.id,
         "object": "model",
         "created": 0,
         "owned_by": "aiia",
+        "max_model_len": model.max_model_len,
         "aiia": model.model_dump(mode="json", include=ours),
     }
 

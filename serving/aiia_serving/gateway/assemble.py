@@ -33,6 +33,10 @@ class Assembler:
 
     def result(self) -> dict[str, Any]:
         choices = [self._choices[index] for index in sorted(self._choices)]
+        for choice in choices:
+            for call in choice.get("message", {}).get("tool_calls", ()):
+                # Only a stream's parts are numbered.
+                call.pop("index", None)
         kind = "chat.completion" if self._chat else "text_completion"
         return {**self._base, "object": kind, "choices": choices, "usage": self._usage}
 
@@ -71,15 +75,22 @@ def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
         if delta.get(key) is not None:
             message[key] = (message.get(key) or "") + delta[key]
     for call in delta.get("tool_calls") or []:
-        calls = message.setdefault("tool_calls", [])
-        position = call.get("index", len(calls))
-        while len(calls) <= position:
-            calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-        whole = calls[position]
-        whole["id"] = call.get("id") or whole["id"]
-        function = call.get("function") or {}
-        whole["function"]["name"] += function.get("name") or ""
-        whole["function"]["arguments"] += function.get("arguments") or ""
+        _add_call(message.setdefault("tool_calls", []), call)
+
+
+def _add_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    index = part.get("index")
+    if index is None:
+        # Of a server that numbers none, each call comes whole or begins with its id.
+        index = len(calls) if part.get("id") or not calls else len(calls) - 1
+    whole = next((call for call in calls if call["index"] == index), None)
+    if whole is None:
+        whole = {"index": index, "id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+        calls.append(whole)
+    whole["id"] = part.get("id") or whole["id"]
+    function = part.get("function") or {}
+    whole["function"]["name"] += function.get("name") or ""
+    whole["function"]["arguments"] += function.get("arguments") or ""
 
 
 def _joined_logprobs(whole: dict[str, Any] | None, part: dict[str, Any]) -> dict[str, Any]:

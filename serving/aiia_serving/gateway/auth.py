@@ -19,12 +19,17 @@ _MAX_CACHED_KEYS = 10_000
 
 @dataclass(frozen=True)
 class Caller:
-    """``user`` is whom the work counts for; ``events`` whether status events are wanted."""
+    """``user`` is whom the work counts for; ``events`` whether status events are wanted; ``internal`` another role.
+
+    ``request_id`` is the one that another role has given to the request.
+    """
 
     user: str
     work_class: WorkClass
     key_id: str | None = None
     events: bool = False
+    internal: bool = False
+    request_id: str | None = None
 
 
 class Authenticator:
@@ -50,9 +55,10 @@ class Authenticator:
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         """The caller behind lower-case ``headers``. Raises ``ApiError`` 401, or 503 when the platform is not there."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        token = token.strip()
-        if scheme.lower() != "bearer" or not token:
-            raise unauthorized("You didn't provide an API key. Send it as 'Authorization: Bearer sk-…'.")
+        # Anthropic's clients send the key in a header of its own.
+        token = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+        if not token:
+            raise unauthorized("You didn't provide an API key. Send it as 'Authorization: Bearer sk-…' or 'x-api-key'.")
         if self._internal_token and hmac.compare_digest(token.encode(), self._internal_token.encode()):
             return _internal_caller(headers)
         if not token.startswith("sk-"):
@@ -61,6 +67,10 @@ class Authenticator:
         if caller is None:
             raise unauthorized("Incorrect API key provided, or it was revoked.")
         return caller
+
+    def forget(self, digest: str) -> None:
+        """Drops what is known of the key with this sha256, so that the platform is asked again."""
+        self._cache.pop(digest, None)
 
     async def _verified(self, digest: str) -> Caller | None:
         cached = self._cache.get(digest)
@@ -106,6 +116,8 @@ def _internal_caller(headers: Mapping[str, str]) -> Caller:
         user=headers.get("x-aiia-user", "internal"),
         work_class=work_class,  # type: ignore[arg-type]  # checked above
         events=headers.get("x-aiia-events") == "1",
+        internal=True,
+        request_id=headers.get("x-request-id"),
     )
 
 

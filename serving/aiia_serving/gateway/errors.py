@@ -51,6 +51,11 @@ def model_not_found(model: str, known: Iterable[str]) -> ApiError:
     )
 
 
+def unsupported(model: str, what: str, capabilities: Iterable[str]) -> ApiError:
+    message = f"The model '{model}' does not do {what}. It does: {', '.join(capabilities)}."
+    return ApiError(400, message, code="unsupported_by_model", param="model")
+
+
 def unavailable(message: str, *, code: str = "model_unavailable", retry_after_s: float = 10) -> ApiError:
     return ApiError(503, message, kind="server_error", code=code, retry_after_s=retry_after_s)
 

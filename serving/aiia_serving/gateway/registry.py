@@ -97,7 +97,8 @@ class Registry:
         for model_id in gone:
             self._queue.set_capacity(model_id, 0)
         for model in report.models:
-            self._queue.set_capacity(model.id, model.max_in_flight if model.state is State.READY else 0)
+            if model.base is None:
+                self._queue.set_capacity(model.id, model.max_in_flight if model.state is State.READY else 0)
         self._heard.set()
         for notify in list(self._listeners):
             notify()

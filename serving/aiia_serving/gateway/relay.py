@@ -7,11 +7,25 @@ from typing import Any
 
 from starlette.types import Message
 
-from aiia_serving.gateway.errors import stalled, upstream_failed
+from aiia_serving.gateway.errors import stalled
 from aiia_serving.gateway.reply import Reply
-from aiia_serving.gateway.sse import FrameBuffer, FrameTooLongError, has_error, is_done, without_done
+from aiia_serving.gateway.sse import (
+    FrameBuffer,
+    FrameTooLongError,
+    has_error,
+    has_usage,
+    is_done,
+    take_usage,
+    without_done,
+    without_ids,
+)
+from aiia_serving.gateway.transcript import Transcript
 from aiia_serving.gateway.upstream import UpstreamLostError
 from aiia_serving.gateway.wire import Response, WireError
+
+
+class StreamBrokenError(Exception):
+    """The stream ended without its end mark after a part of it was handed on."""
 
 
 class Relay:
@@ -21,11 +35,29 @@ class Relay:
     arrive. When it does not return, a task finishes it, and the model's connection is not read from meanwhile.
     """
 
-    def __init__(self, response: Response, reply: Reply, stall_s: float, on_first_byte: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        response: Response,
+        reply: Reply,
+        transcript: Transcript,
+        stall_s: float,
+        *,
+        splice: Callable[[bytes], bytes] | None,
+        with_usage: bool,
+        with_ids: bool,
+        on_first: Callable[[], None],
+        on_usage: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """``splice`` changes frames before anything else; usage and token ids are left out unless asked for."""
         self._response = response
         self._reply = reply
+        self._transcript = transcript
         self._stall_s = stall_s
-        self._on_first_byte = on_first_byte
+        self._splice = splice
+        self._with_usage = with_usage
+        self._with_ids = with_ids
+        self._on_first = on_first
+        self._on_usage = on_usage
         self._buffer = FrameBuffer()
         self._begun = False
         loop = asyncio.get_running_loop()
@@ -38,8 +70,8 @@ class Relay:
     async def run(self) -> None:
         """Relays to the end mark, or to the model's own error.
 
-        Raises ``UpstreamLostError`` when the stream ends without either before its first byte went out, and
-        ``ApiError`` when it does so later or stalls.
+        Raises ``UpstreamLostError`` when the stream ends without either before its first byte went out,
+        ``StreamBrokenError`` when it does so later, and ``ApiError`` when it stalls.
         """
         self._response.ended.add_done_callback(self._on_end)
         self._response.attach(self._take)
@@ -64,22 +96,36 @@ class Relay:
         self._arrived_at = self._clock()
         try:
             frames = self._buffer.feed(piece)
+            if not frames:
+                return
+            if self._splice is not None:
+                frames = self._splice(frames)
         except FrameTooLongError:
             self._lose("a frame without an end")
             return
-        if not frames:
+        except ValueError:
+            self._lose("a frame that is not JSON")
             return
+        failed = has_error(frames)
+        if failed:
+            frames = without_done(frames)
+        done = not failed and is_done(frames)
+        self._transcript.add(frames)
+        if has_usage(frames):
+            frames, usage = take_usage(frames, keep=self._with_usage)
+            if usage is not None:
+                self._on_usage(usage)
+        if not self._with_ids:
+            frames = without_ids(frames)
+        frames = self._reply.translate(frames)
         if not self._begun:
             self._begun = True
-            self._on_first_byte()
+            self._on_first()
             if (start := self._reply.start_message()) is not None:
                 self._put(start)
-        if has_error(frames):
-            self._put({"type": "http.response.body", "body": without_done(frames), "more_body": True})
-            self._finished.set_result(None)
-            return
-        self._put({"type": "http.response.body", "body": frames, "more_body": True})
-        if is_done(frames):
+        if frames:
+            self._put({"type": "http.response.body", "body": frames, "more_body": True})
+        if failed or done:
             self._finished.set_result(None)
 
     def _put(self, message: Message) -> None:
@@ -108,8 +154,7 @@ class Relay:
 
     def _lose(self, why: str) -> None:
         if self._begun:
-            broken = upstream_failed("The model's stream broke off before its end.", code="stream_interrupted")
-            self._finished.set_exception(broken)
+            self._finished.set_exception(StreamBrokenError(why))
         else:
             self._finished.set_exception(UpstreamLostError(why))
 

@@ -6,6 +6,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from aiia_serving.gateway.errors import ApiError
+from aiia_serving.gateway.turn import Status
 
 _EVENT_STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -16,13 +17,21 @@ _EVENT_STREAM = [
 
 
 class Reply:
-    """Either one JSON body or a stream of events; an error takes the form that is still possible."""
+    """Either one JSON body or a stream of events; an error takes the form that is still possible.
+
+    This one speaks OpenAI's chat and completions, which is what models speak. Other protocols are subclasses that
+    override ``translate``, ``json``, ``error`` and ``say``.
+    """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.send = send
-        self._request_id = (b"x-request-id", request_id.encode())
+        self.request_id = request_id
         self.streaming = False
         self.status = 0
+
+    @property
+    def _id_headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"x-request-id", self.request_id.encode("latin-1", "replace"))]
 
     async def start_stream(self) -> None:
         """Sends the headers of an event stream, unless they are sent."""
@@ -35,7 +44,16 @@ class Reply:
             return None
         self.streaming = True
         self.status = 200
-        return {"type": "http.response.start", "status": 200, "headers": [*_EVENT_STREAM, self._request_id]}
+        return {"type": "http.response.start", "status": 200, "headers": [*_EVENT_STREAM, *self._id_headers]}
+
+    def translate(self, frames: bytes) -> bytes:
+        """A model's whole frames as the caller wants them; may be empty."""
+        return frames
+
+    async def say(self, status: Status, *, events: bool) -> None:
+        """Says what a stream waits for: as an event for those who want events, else as a comment."""
+        await self.start_stream()
+        await self.write(status.event() if events else status.comment())
 
     async def write(self, frames: bytes) -> None:
         await self.send({"type": "http.response.body", "body": frames, "more_body": True})
@@ -57,7 +75,7 @@ class Reply:
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            self._request_id,
+            *self._id_headers,
             *((name.lower().encode(), value.encode()) for name, value in extra.items()),
         ]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,5 +1,7 @@
 """The gateway's configuration."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -9,11 +11,15 @@ from aiia_serving.settings import read_secret
 class GatewaySettings(BaseSettings):
     """Read from the variables ``AIIA_<NAME>``. Times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="AIIA_")
+    model_config = SettingsConfigDict(env_prefix="AIIA_", populate_by_name=True)
 
     manager_url: str = "http://127.0.0.1:8001"
     platform_url: str = "http://127.0.0.1:8000"
     internal_token: str | None = Field(default_factory=lambda: read_secret("AIIA_INTERNAL_TOKEN"))
+
+    redis_url: str = Field(default="", validation_alias="REDIS_URL")
+    # Without Redis always first come, first served, inside each gateway.
+    gateway_queue: Literal["fair", "fifo"] = "fair"
 
     gateway_max_body: int = 32 * 1024 * 1024
     # How long a request waits for its turn and for a model that is not ready.

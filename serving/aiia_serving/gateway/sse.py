@@ -1,11 +1,19 @@
 """Server-sent events as models send them, handled as bytes: frames are split, and read only where they must be."""
 
+import json
 import re
+from typing import Any
+
+DONE_FRAME = b"data: [DONE]\n\n"
 
 # The space after the colon is a server's choice.
 _DONE = re.compile(rb"data: ?\[DONE\]")
 _DONE_AT_END = re.compile(rb"data: ?\[DONE\]\s*$")
 _ERRORS = (b'data: {"error"', b'data:{"error"')
+_USAGE = re.compile(rb'"usage": ?\{')
+# With what stands before or after it, so that what is left is JSON. Inside a text the quotes would be escaped.
+_ID_FIELD = rb'"(?:prompt_token_ids|token_ids)": ?(?:\[[^\]]*\]|null)'
+_IDS = re.compile(rb", ?" + _ID_FIELD + rb"|" + _ID_FIELD + rb", ?")
 # A frame is a few hundred bytes; a stream that never ends one must not fill the memory.
 _MAX_FRAME = 16 * 1024 * 1024
 
@@ -49,6 +57,32 @@ def has_error(frames: bytes) -> bool:
 def without_done(frames: bytes) -> bytes:
     """The frames up to an end mark, for a stream that must not look complete."""
     return _DONE.split(frames, maxsplit=1)[0]
+
+
+def has_usage(frames: bytes) -> bool:
+    """Whether one of the whole ``frames`` reports usage."""
+    return b'"usage"' in frames and _USAGE.search(frames) is not None
+
+
+def take_usage(frames: bytes, *, keep: bool) -> tuple[bytes, dict[str, Any] | None]:
+    """The frames and the last usage among them. Unless ``keep``, frames that hold nothing else are left out."""
+    kept, usage = [], None
+    for frame in frames.split(b"\n\n"):
+        if _USAGE.search(frame) is not None:
+            content = json.loads(frame.partition(b":")[2])
+            usage = content.get("usage") or usage
+            if not keep:
+                if not content.get("choices"):
+                    continue
+                del content["usage"]
+                frame = b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        kept.append(frame)
+    return b"\n\n".join(kept), usage
+
+
+def without_ids(frames: bytes) -> bytes:
+    """The frames without the ids of tokens, which only few callers want."""
+    return _IDS.sub(b"", frames) if b"token_ids" in frames else frames
 
 
 def data_of(frames: bytes) -> list[bytes]:

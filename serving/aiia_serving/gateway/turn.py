@@ -74,8 +74,8 @@ class Turn:
     async def come(self, ticket: Ticket) -> ModelState:
         """The model, ready, when it is the ticket's turn.
 
-        Raises ``ApiError``: 503 when the model has failed or is not ready within the hold time, 429 when no slot is
-        free by then, 404 when the model was removed.
+        Raises ``ApiError``: 503 when the model has failed, was unloaded or is not ready within the hold time, 429 when
+        no slot is free by then or by the ticket's deadline, 404 when the model was removed.
         """
         model = self._registry.current(self._model_id)
         if ticket.admitted and model.state is State.READY:
@@ -88,10 +88,12 @@ class Turn:
             model = self._registry.current(self._model_id)
             if model.state is State.FAILED:
                 raise unavailable(f"The model '{model.id}' has failed: {model.reason}", code="model_failed")
+            if model.state is State.COLD and not model.starts_on_demand:
+                raise unavailable(f"The model '{model.id}' is not running: {model.reason}", code="model_unloaded")
             if model.state is State.READY and ticket.admitted:
                 return model
             left = deadline - loop.time()
-            if left <= 0:
+            if left <= 0 or ticket.expired:
                 raise _too_late(model, ticket)
             status = Status.queued(ticket) if model.state is State.READY else Status.starting(model)
             if status != said:

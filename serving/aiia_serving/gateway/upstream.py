@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
-from aiia_serving.gateway.errors import ApiError, upstream_failed
+from aiia_serving.gateway.errors import ApiError, stalled, upstream_failed
 from aiia_serving.gateway.wire import Client, Response, WireError
 from aiia_serving.state import ModelState
 
@@ -29,17 +30,44 @@ def new_session() -> aiohttp.ClientSession:
 
 
 async def open_stream(
-    client: Client, model: ModelState, path: str, payload: dict[str, Any], request_id: str
+    client: Client, model: ModelState, path: str, payload: dict[str, Any], headers: Mapping[str, str]
 ) -> Response:
     """Sends a request and returns the response once its headers say that a stream follows.
 
     ``path`` is relative to the model's base URL. Raises ``UpstreamLostError``, or ``ApiError`` when the model refuses.
     """
+    response = await _send(client, model, path, payload, {"Accept": "text/event-stream", **headers})
+    if response.content_type == "text/event-stream":
+        return response
+    await _whole(response)
+    raise upstream_failed("The model did not answer with a stream.")
+
+
+async def ask(
+    client: Client, model: ModelState, path: str, payload: dict[str, Any], headers: Mapping[str, str], limit_s: float
+) -> dict[str, Any]:
+    """Sends a request and returns the model's JSON object. Raises as ``open_stream`` does."""
+    try:
+        async with asyncio.timeout(limit_s):
+            response = await _send(client, model, path, payload, {"Accept": "application/json", **headers})
+            answer = json.loads(await _whole(response))
+    except TimeoutError:
+        raise stalled() from None
+    except ValueError as error:
+        raise upstream_failed("The model's answer is not JSON.") from error
+    if not isinstance(answer, dict):
+        raise upstream_failed("The model's answer is not a JSON object.")
+    return answer
+
+
+async def _send(
+    client: Client, model: ModelState, path: str, payload: dict[str, Any], extra: Mapping[str, str]
+) -> Response:
+    """The response of a model that took the request, its body not read yet."""
     if model.upstream is None:
         raise UpstreamLostError("the model has no address yet")
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "X-Request-Id": request_id}
     # Compressed events would have to be unpacked to be relayed.
-    headers["Accept-Encoding"] = "identity"
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **extra}
     if model.upstream.api_key:
         headers["Authorization"] = f"Bearer {model.upstream.api_key}"
     if model.engine == "vllm":
@@ -48,18 +76,21 @@ async def open_stream(
     body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
     try:
         response = await client.post(model.upstream.base_url.rstrip("/") + path, body, headers)
-        if response.status == 200 and response.content_type == "text/event-stream":
-            return response
-        try:
-            async with asyncio.timeout(_READ_S):
-                answer = await response.read()
-        finally:
-            response.release()
+    except WireError as error:
+        raise UpstreamLostError(f"{error} on the way to the model") from error
+    if response.status == 200:
+        return response
+    raise _refusal(response, await _whole(response))
+
+
+async def _whole(response: Response) -> bytes:
+    try:
+        async with asyncio.timeout(_READ_S):
+            return await response.read()
     except (WireError, TimeoutError) as error:
         raise UpstreamLostError(f"{error or 'silence'} on the way to the model") from error
-    if response.status == 200:
-        raise upstream_failed("The model did not answer with a stream.")
-    raise _refusal(response, answer)
+    finally:
+        response.release()
 
 
 def _refusal(response: Response, answer: bytes) -> Exception:
