@@ -4,6 +4,8 @@ Token ``i`` of any answer has the id ``FIRST_ID + i``, so a prompt that ends wit
 position, and a test can compare any text against the ids that came with it.
 """
 
+import base64
+import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -55,3 +57,56 @@ def chat_prompt_ids(messages: Sequence[dict[str, Any]]) -> list[int]:
 def position_after(prompt_ids: Sequence[int]) -> int:
     """The answer position that a prompt of token ids goes on from: 0 unless it ends with generated ids."""
     return prompt_ids[-1] - FIRST_ID + 1 if prompt_ids and prompt_ids[-1] >= FIRST_ID else 0
+
+
+def vector(text_or_ids: str | Sequence[int], dimensions: int = 8) -> list[float]:
+    """The embedding of a text or of token ids: how often it has tokens of each kind."""
+    ids = tokenize(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids
+    counts = [0.0] * dimensions
+    for token in ids:
+        counts[token % dimensions] += 1
+    return counts
+
+
+def embeddings(request: dict[str, Any]) -> dict[str, Any]:
+    """The body of an answer to ``/v1/embeddings``."""
+    given = request["input"]
+    inputs = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    vectors: list[Any] = [vector(item, request.get("dimensions") or 8) for item in inputs]
+    if request.get("encoding_format") == "base64":
+        vectors = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode() for v in vectors]
+    tokens = sum(len(tokenize(item) if isinstance(item, str) else item) for item in inputs)
+    return {
+        "id": "embd-fake",
+        "object": "list",
+        "created": 0,
+        "data": [{"index": i, "object": "embedding", "embedding": v} for i, v in enumerate(vectors)],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+    }
+
+
+def score(query: str, text: str) -> float:
+    """The share of the query's words that the text has."""
+    words = set(query.split())
+    return len(words & set(text.split())) / len(words)
+
+
+def reranking(request: dict[str, Any]) -> dict[str, Any]:
+    """The body of an answer to ``/v1/rerank``."""
+    query, documents = request["query"], request["documents"]
+    results = [
+        {"index": i, "document": {"text": text}, "relevance_score": score(query, text)}
+        for i, text in enumerate(documents)
+    ]
+    results.sort(key=lambda result: -float(result["relevance_score"]))
+    tokens = sum(len(tokenize(query)) + len(tokenize(text)) for text in documents)
+    return {"id": "rerank-fake", "usage": {"total_tokens": tokens}, "results": results[: request.get("top_n")]}
+
+
+def scores(request: dict[str, Any]) -> dict[str, Any]:
+    """The body of an answer to ``/v1/score``."""
+    query, texts = request["text_1"], request["text_2"]
+    tokens = sum(len(tokenize(query)) + len(tokenize(text)) for text in texts)
+    data = [{"index": i, "object": "score", "score": score(query, text)} for i, text in enumerate(texts)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    return {"id": "score-fake", "object": "list", "created": 0, "data": data, "usage": usage}

@@ -16,14 +16,24 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
 import uvicorn
 
-from tests.fakes.answers import EOS_ID, FIRST_ID, chat_prompt_ids, position_after, token_text, tokenize
+from tests.fakes.answers import (
+    EOS_ID,
+    FIRST_ID,
+    chat_prompt_ids,
+    embeddings,
+    position_after,
+    reranking,
+    scores,
+    token_text,
+    tokenize,
+)
 
 Fault = Literal[
     "none",
@@ -55,6 +65,13 @@ class Behaviour:
     require_key: str | None = None
     # Added to the text of every token, for characters that no database takes.
     poison: str = ""
+
+
+JSON_ROUTES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "POST /v1/embeddings": embeddings,
+    "POST /v1/rerank": reranking,
+    "POST /v1/score": scores,
+}
 
 
 class CutError(Exception):
@@ -109,7 +126,12 @@ class Upstream:
         if route in ("POST /v1/chat/completions", "POST /v1/completions"):
             request = json.loads(body)
             self.requests.append({"path": scope["path"], "headers": headers, "body": request})
-            await self._generate(scope["path"], request, receive, send)
+            await self._watched(self._answer(scope["path"], request, send), receive)
+            return
+        if answer := JSON_ROUTES.get(route):
+            request = json.loads(body)
+            self.requests.append({"path": scope["path"], "headers": headers, "body": request})
+            await self._watched(self._answer_whole(answer, request, send), receive)
             return
         await _error(send, 404, "Not Found", "NotFoundError")
         return
@@ -131,10 +153,10 @@ class Upstream:
                 self.stats[name] += change
             self._changed.notify_all()
 
-    async def _generate(self, path: str, request: dict[str, Any], receive: Any, send: Any) -> None:
+    async def _watched(self, answering: Coroutine[Any, Any, None], receive: Any) -> None:
         await self._count(running=1, started=1)
         outcome = "finished"
-        work = asyncio.create_task(self._answer(path, request, send))
+        work = asyncio.create_task(answering)
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -159,8 +181,8 @@ class Upstream:
             behaviour.fault_times -= 1
         return behaviour.fault
 
-    async def _answer(self, path: str, request: dict[str, Any], send: Any) -> None:
-        fault = self._take_fault()
+    async def _refuses(self, fault: Fault, request: dict[str, Any], send: Any) -> bool:
+        """Whether the request has been answered already, with what the fault says or an error."""
         if fault == "refuse":
             # An application that only raises makes uvicorn answer 500; the socket itself has to go.
             send.__self__.transport.abort()
@@ -169,17 +191,31 @@ class Upstream:
             await asyncio.Event().wait()
         if fault == "status":
             await _error(send, self.behaviour.fault_status, "The fake was told to fail.", "InternalServerError")
-            return
+            return True
         if fault == "html":
             page = b"<html><body><h1>Server Error</h1></body></html>\n"
             await _respond(send, self.behaviour.fault_status, page, b"text/html")
-            return
+            return True
         if request.get("model") not in self.behaviour.models:
             message = f"The model `{request.get('model')}` does not exist."
             await _error(send, 404, message, "NotFoundError", "model")
-            return
+            return True
         if (request.get("max_tokens") or 1) < 1:
             await _error(send, 400, "max_tokens must be at least 1.", "BadRequestError", "max_tokens")
+            return True
+        return False
+
+    async def _answer_whole(
+        self, answer: Callable[[dict[str, Any]], dict[str, Any]], request: dict[str, Any], send: Any
+    ) -> None:
+        if await self._refuses(self._take_fault(), request, send):
+            return
+        await asyncio.sleep(self.behaviour.first_token_s)
+        await _json(send, 200, {"model": request["model"], **answer(request)})
+
+    async def _answer(self, path: str, request: dict[str, Any], send: Any) -> None:
+        fault = self._take_fault()
+        if await self._refuses(fault, request, send):
             return
         answer = Answer(path == "/v1/chat/completions", request, self.behaviour)
         if not request.get("stream"):
