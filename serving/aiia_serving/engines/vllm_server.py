@@ -8,6 +8,7 @@ import vllm.v1.engine.utils as engine_processes
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from aiia_serving.engines.spare import keep_spare
 
@@ -21,6 +22,12 @@ class LocalFiles(CallbackBase):  # type: ignore[misc]  # Ray is not typed
 
 class Engine(VLLMEngine):  # type: ignore[misc]
     """On CPUs the worker runs inside the engine's process, and that is forked from one that has imported vLLM."""
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        engine, frontend, config = super()._prepare_engine_config(callback_ctx)
+        if frontend.lora_modules:
+            frontend.lora_modules = [LoRAModulePath(**adapter) for adapter in frontend.lora_modules]
+        return engine, frontend, config
 
     def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
         parallel = engine_config.parallel_config
@@ -40,3 +47,20 @@ class Server(LLMServer):  # type: ignore[misc]
             raise ValueError("Engine is not set")
         await self.engine.start()
         self._sparing = asyncio.create_task(keep_spare())
+
+    async def sleep(self, **kwargs: Any) -> None:
+        """Frees the GPU and keeps the weights in the machine's memory. Raises ``ValueError`` where that cannot be."""
+        self._require_sleep_mode()
+        await super().sleep(**kwargs)
+
+    async def wake_up(self) -> None:
+        """Ends ``sleep``; at once if it does not sleep. Raises ``ValueError`` where it could not sleep."""
+        self._require_sleep_mode()
+        if await self.is_sleeping():
+            await self.wakeup()
+
+    def _require_sleep_mode(self) -> None:
+        if not self._llm_config.engine_kwargs.get("enable_sleep_mode"):
+            raise ValueError(
+                f"{self._llm_config.model_id} cannot sleep: vllm.sleep is not set, and it works on GPUs only"
+            )

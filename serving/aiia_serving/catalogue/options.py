@@ -1,0 +1,135 @@
+"""The options of each engine, as they stand in a Model document."""
+
+import difflib
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from aiia_serving.catalogue.part import Folder, Name, Part, Repository, Revision
+
+
+@cache
+def vllm_arguments() -> frozenset[str]:
+    """The names of vLLM's engine arguments, from a list of this package: vLLM itself is slow to import."""
+    return frozenset(files("aiia_serving.catalogue").joinpath("vllm_arguments.txt").read_text().split())
+
+
+class AdapterSource(Part):
+    """Where a LoRA adapter comes from: one of the two."""
+
+    huggingface: Repository | None = None
+    revision: Revision = "main"
+    path: Folder | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "AdapterSource":
+        if (self.huggingface is None) == (self.path is None):
+            raise ValueError("exactly one of huggingface, path is wanted")
+        return self
+
+
+class Adapter(Part):
+    """A LoRA adapter: a model of its own name that the replicas of this one serve beside it."""
+
+    name: Name
+    title: str | None = None
+    source: AdapterSource
+
+
+class VllmOptions(Part):
+    """Options of the vLLM engine, by vLLM's own names in camel case. What is not said is the preset's or vLLM's own."""
+
+    max_model_len: int | None = Field(default=None, ge=1, description="Tokens of prompt and answer together")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    enforce_eager: bool | None = None
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    cpu_kv_cache_gb: int = Field(default=1, ge=1, description="Memory of the KV cache on a machine without a GPU")
+    cpu_threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
+    cpu_offload_gb: float | None = Field(default=None, ge=0)
+    tensor_parallel_size: int | None = Field(default=None, ge=1, description="By default all GPUs of the replica")
+    pipeline_parallel_size: int | None = Field(default=None, ge=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    long_prefill_token_threshold: int | None = Field(default=None, ge=0)
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    trust_remote_code: bool | None = None
+    hf_overrides: dict[str, Any] | None = None
+    speculative_config: dict[str, Any] | None = None
+    limit_mm_per_prompt: dict[str, Any] | None = None
+    chat_template: str | None = Field(default=None, description="A Jinja template, or the path of one")
+    default_chat_template_kwargs: dict[str, Any] | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    sleep: bool = Field(default=False, description="Sleep instead of ending when idle; on GPUs only")
+    loras: tuple[Adapter, ...] = ()
+    max_loras: int | None = Field(default=None, ge=1, description="Adapters in one batch; by default all of them")
+    max_lora_rank: int | None = Field(default=None, ge=1)
+    engine_args: dict[str, Any] = Field(default={}, description="Any other argument of vLLM's engine, by its own name")
+
+    @field_validator("engine_args")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in cls.model_fields:
+                raise ValueError(f"{name} is an option of its own: vllm.{cls.model_fields[name].alias}")
+            if name in _OURS:
+                raise ValueError(f"{name} is set from the rest of the document")
+            if name not in vllm_arguments():
+                near = difflib.get_close_matches(name, vllm_arguments() - _OURS, n=3)
+                raise ValueError(
+                    f"vLLM has no argument {name}" + (f"; did you mean {', '.join(near)}?" if near else "")
+                )
+        return value
+
+
+# Arguments that follow from the document as a whole, or that would take a replica out of Serve's hands.
+_OURS = frozenset(
+    {
+        "model",
+        "model_weights",
+        "served_model_name",
+        "runner",
+        "distributed_executor_backend",
+        "enable_lora",
+        "enable_sleep_mode",
+        "override_generation_config",
+        "disable_log_stats",
+        "enable_log_requests",
+        "download_dir",
+        "revision",
+        "hf_token",
+        "tokens_only",
+        "master_addr",
+        "master_port",
+        "nnodes",
+        "node_rank",
+        "_api_process_count",
+        "_api_process_rank",
+    }
+)
+
+
+class EmbeddingOptions(Part):
+    """Options of the engine embedding."""
+
+    max_length: int | None = Field(
+        default=None, ge=1, description="Tokens of one input at most; by default the model's"
+    )
+    batch_size: int = Field(default=32, ge=1, description="Inputs that are computed together")
+    threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
+    matryoshka: bool | None = Field(
+        default=None, description="Whether vectors may be shortened; by default what the model's configuration says"
+    )
+
+
+class RerankOptions(Part):
+    """Options of the engine rerank."""
+
+    max_length: int | None = Field(default=None, ge=1, description="Tokens of query and document together at most")
+    batch_size: int = Field(default=32, ge=1, description="Pairs that are computed together")
+    threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
