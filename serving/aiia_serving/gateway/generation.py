@@ -208,6 +208,9 @@ class Generation(Exchange):
         self._usage_reported = True
         self.usage.take(reported)
 
+    def _cost_so_far(self) -> float:
+        return self._request.estimated_prompt_tokens() + 2.0 * self._transcript.pieces
+
     def _settle(self) -> None:
         if self._usage_reported or self.usage.admitted_at is None:
             return

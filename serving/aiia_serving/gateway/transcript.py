@@ -39,6 +39,11 @@ class Transcript:
             self._size += len(frames)
 
     @property
+    def pieces(self) -> int:
+        """How often something came: about the number of tokens."""
+        return len(self._pieces)
+
+    @property
     def is_whole(self) -> bool:
         return self._size <= _MAX_BYTES
 
