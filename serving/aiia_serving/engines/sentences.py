@@ -10,8 +10,8 @@ from aiia_serving.engines import store
 _LONGEST_ANSWER_S = 120
 
 
-def application(document: ModelDocument, cache: Path, replicas: dict[str, Any]) -> dict[str, Any]:
-    """See ``aiia_serving.engines.application``; ``replicas`` are the deployment's options of how many there are."""
+def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
+    """See ``aiia_serving.engines.application``."""
     spec = document.spec
     options: EmbeddingOptions | RerankOptions = (
         spec.embedding or EmbeddingOptions() if spec.engine == "embedding" else spec.rerank or RerankOptions()
@@ -38,7 +38,7 @@ def application(document: ModelDocument, cache: Path, replicas: dict[str, Any]) 
             "folder": str(store.folder(document, cache)),
             "options": options.model_dump(),
             "deployment": {
-                **replicas,
+                "num_replicas": max(1, spec.scaling.min_replicas),
                 "max_ongoing_requests": 1_000_000,
                 "health_check_period_s": 1,
                 "health_check_timeout_s": 30,

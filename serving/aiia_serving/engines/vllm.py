@@ -13,13 +13,13 @@ _NOT_ARGUMENTS = {"sleep", "loras", "cpu_kv_cache_gb", "cpu_threads", "engine_ar
 _LONGEST_ANSWER_S = 600
 
 
-def application(document: ModelDocument, cache: Path, replicas: dict[str, Any]) -> dict[str, Any]:
-    """See ``aiia_serving.engines.application``; ``replicas`` are the deployment's options of how many there are."""
+def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
+    """See ``aiia_serving.engines.application``."""
     return {
         "name": document.id,
         "route_prefix": f"/{document.id}",
         "import_path": "aiia_serving.engines.vllm:build",
-        "args": {"llm_config": llm_config(document, cache, replicas), "affinity": document.spec.routing.affinity},
+        "args": {"llm_config": llm_config(document, cache), "affinity": document.spec.routing.affinity},
     }
 
 
@@ -62,7 +62,7 @@ def engine_arguments(document: ModelDocument, cache: Path) -> dict[str, Any]:
     return engine
 
 
-def llm_config(document: ModelDocument, cache: Path, replicas: dict[str, Any]) -> dict[str, Any]:
+def llm_config(document: ModelDocument, cache: Path) -> dict[str, Any]:
     """The model as a ``ray.serve.llm.LLMConfig``."""
     spec = document.spec
     config: dict[str, Any] = {
@@ -74,9 +74,7 @@ def llm_config(document: ModelDocument, cache: Path, replicas: dict[str, Any]) -
         "runtime_env": {"env_vars": replica_environment(document)},
         "callback_config": {"callback_class": "aiia_serving.engines.vllm_server.LocalFiles"},
         "deployment_config": {
-            # Ray would write a name's dots as underscores.
-            "name": document.id,
-            **replicas,
+            "num_replicas": max(1, spec.scaling.min_replicas),
             "max_ongoing_requests": 1_000_000,
             "health_check_period_s": 1,
             "health_check_timeout_s": 30,
