@@ -27,6 +27,7 @@ class Config(BaseSettings):
     allowed_hosts: str = ""
     gateway_url: str = "http://127.0.0.1:8000/v1"
     gateway_app: str = ""
+    manager_url: str = "http://127.0.0.1:8001"
     #: Seconds for which a model may fail, again and again and without a token, before its answer fails.
     patience: float = 120.0
     #: Generations that one worker runs at the same time.

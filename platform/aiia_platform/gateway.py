@@ -67,18 +67,27 @@ _heard = False
 
 async def fetch_models(wait: float) -> list[ModelInfo]:
     """The models as the gateway lists them now. Raises `GatewayError` when it does not answer within `wait` seconds."""
+    return [model_info(entry) for entry in (await _get("models", wait))["data"]]
+
+
+async def fetch_queue(wait: float) -> dict[str, Any]:
+    """Every queue and request, as `GET /v1/queue` describes them. Raises like `fetch_models`."""
+    return await _get("queue", wait)
+
+
+async def _get(path: str, wait: float) -> dict[str, Any]:
     try:
         timeout = aiohttp.ClientTimeout(total=wait)
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=_headers()) as session,
-            session.get(f"{config().gateway_url}/models") as response,
+            session.get(f"{config().gateway_url}/{path}") as response,
         ):
             if response.status != 200:
                 raise _error(response, await response.read())
-            listed = (await response.json())["data"]
+            answer: dict[str, Any] = await response.json()
+            return answer
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise GatewayError(0, f"The gateway does not answer: {error or 'timed out'}") from error
-    return [_model_info(entry) for entry in listed]
 
 
 async def list_models() -> list[ModelInfo]:
@@ -103,7 +112,8 @@ def was_heard() -> bool:
     return _heard
 
 
-def _model_info(entry: dict[str, Any]) -> ModelInfo:
+def model_info(entry: dict[str, Any]) -> ModelInfo:
+    """A model from its entry in `/v1/models`."""
     more = entry.get("aiia") or {}
     return ModelInfo(
         id=entry["id"],

@@ -1,10 +1,25 @@
-from django.urls import path
+from django.urls import path, re_path
 
 from aiia_platform import health, internal
+from aiia_platform.catalogue import api as catalogue
+from aiia_platform.catalogue.events import events
+from aiia_platform.usage import api as usage
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("internal/keys/verify", internal.verify_key, name="internal-verify-key"),
     path("internal/usage", internal.report_usage, name="internal-usage"),
+    path("api/models/", catalogue.Models.as_view(), name="api-models"),
+    path("api/models/events/", events, name="api-models-events"),
+    path("api/models/catalogue/", catalogue.Catalogue.as_view(), name="api-catalogue"),
+    path("api/models/catalogue/<str:name>/", catalogue.CatalogueEntry.as_view(), name="api-catalogue-entry"),
+    # Names of remote models may hold slashes, such as "qwen/qwen3-8b".
+    re_path(
+        r"^api/models/(?P<model_id>.+)/(?P<verb>load|unload|pull|scale)/$",
+        catalogue.Action.as_view(),
+        name="api-action",
+    ),
+    path("api/models/<path:model_id>/", catalogue.Model.as_view(), name="api-model"),
+    path("api/usage/", usage.Usage.as_view(), name="api-usage"),
 ]

@@ -19,6 +19,8 @@ POSTGRES_DATA = ROOT / "pg"
 REDIS_PORT = free_port()
 #: Where the pages look for the gateway; nobody is there until a test starts something.
 GATEWAY_PORT = free_port()
+#: The same for the manager.
+MANAGER_PORT = free_port()
 
 os.environ.update(
     DATABASE_URL=f"postgresql://postgres@/postgres?host={POSTGRES_DATA}",
@@ -27,6 +29,7 @@ os.environ.update(
     AIIA_INTERNAL_TOKEN="internal-token-of-the-tests",
     AIIA_DATA_DIR=str(ROOT / "data"),
     AIIA_GATEWAY_URL=f"http://127.0.0.1:{GATEWAY_PORT}/v1",
+    AIIA_MANAGER_URL=f"http://127.0.0.1:{MANAGER_PORT}",
     AIIA_DEBUG="1",
 )
 for name in ("AIIA_SECRET_KEY_FILE", "AIIA_INTERNAL_TOKEN_FILE", "OPENAI_BASE_URL"):

@@ -3,13 +3,21 @@
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from aiia_platform.problems import problem
 from aiia_web.fragments import is_fragment, toast
 
 
 def _error(request: HttpRequest, status: int, title: str, advice: str) -> HttpResponse:
+    if _is_api(request):
+        return problem(status, title, advice)
     if is_fragment(request):
         return toast(request, status, f"{title}. {advice}")
     return render(request, "error.html", {"title": title, "advice": advice, "status": status}, status=status)
+
+
+def _is_api(request: HttpRequest) -> bool:
+    """Whether a program asks, for which a page is no answer."""
+    return request.path.startswith("/api/")
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -34,5 +42,7 @@ def too_many(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    if _is_api(request):
+        return problem(500, "An error of aiia itself", "Nothing that was accepted is lost. The log says more.")
     # Without the context of a page: whatever broke may be what makes it.
     return render(None, "500.html", status=500)

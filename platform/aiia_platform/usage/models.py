@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 
 class UsageRecordQuerySet(models.QuerySet["UsageRecord"]):
-    def of(self, user: "User") -> Self:
-        """What this user's requests used."""
-        return self.filter(user=user)
-
     def between(self, first: date | None, last: date | None) -> Self:
         """Those that began on these days (UTC), both included; None leaves that end open."""
         found = self
@@ -29,7 +25,7 @@ class UsageRecordQuerySet(models.QuerySet["UsageRecord"]):
             found = found.filter(started_at__date__lte=last)
         return found
 
-    def by_day(self) -> "models.QuerySet[UsageRecord, dict[str, Any]]":
+    def by_day(self) -> "models.QuerySet[UsageRecord, Any]":
         """Totals per day and model, the newest day first: `day`, `model`, `requests`, and each sum under its name."""
         sums = {name: Sum(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "gpu_ms", "steps")}
         return (

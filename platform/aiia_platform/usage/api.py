@@ -1,0 +1,45 @@
+"""`/api/usage/`: what was used, per day and model."""
+
+from typing import Any
+
+from rest_framework.exceptions import PermissionDenied, ValidationError  # type: ignore[import-untyped]
+from rest_framework.fields import DateField  # type: ignore[import-untyped]
+from rest_framework.generics import GenericAPIView  # type: ignore[import-untyped]
+from rest_framework.response import Response  # type: ignore[import-untyped]
+
+from aiia_platform.usage.models import UsageRecord, UsageRecordQuerySet
+
+
+class Usage(GenericAPIView):  # type: ignore[misc]  # the framework has no types
+    """`GET`: the caller's totals per day and model, the newest day first, in pages.
+
+    `?from=` and `?to=` are days (UTC), both included. Administrators may ask for another's with `?user=ID`, and for
+    those of all together with `?user=all`.
+    """
+
+    def get(self, request: Any) -> Response:
+        query = request.query_params
+        records = self._records(request, query.get("user", ""))
+        totals = records.between(_day(query, "from"), _day(query, "to")).by_day()
+        return self.get_paginated_response(self.paginate_queryset(totals))
+
+    def _records(self, request: Any, wanted: str) -> UsageRecordQuerySet:
+        everything = UsageRecord.objects.all()
+        if wanted in ("", str(request.user.pk)):
+            return everything.filter(user=request.user.pk)
+        if not request.user.is_staff:
+            raise PermissionDenied("Only administrators see what others used.")
+        if wanted == "all":
+            return everything
+        if not wanted.isdecimal():
+            raise ValidationError({"user": "A user's number, or all."})
+        return everything.filter(user=int(wanted))
+
+
+def _day(query: Any, name: str) -> Any:
+    if not (given := query.get(name)):
+        return None
+    try:
+        return DateField().to_internal_value(given)
+    except ValidationError as error:
+        raise ValidationError({name: error.detail}) from error
