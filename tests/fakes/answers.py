@@ -110,3 +110,18 @@ def scores(request: dict[str, Any]) -> dict[str, Any]:
     data = [{"index": i, "object": "score", "score": score(query, text)} for i, text in enumerate(texts)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     return {"id": "score-fake", "object": "list", "created": 0, "data": data, "usage": usage}
+
+
+def example(schema: dict[str, Any]) -> Any:
+    """A value that a JSON schema allows, always the same."""
+    match schema.get("type", "object"):
+        case "object":
+            return {name: example(part) for name, part in (schema.get("properties") or {}).items()}
+        case "array":
+            return [example(schema.get("items") or {"type": "string"})]
+        case "integer" | "number":
+            return 7
+        case "boolean":
+            return True
+        case _:
+            return "é🙂"

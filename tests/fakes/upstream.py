@@ -28,6 +28,7 @@ from tests.fakes.answers import (
     FIRST_ID,
     chat_prompt_ids,
     embeddings,
+    example,
     position_after,
     reranking,
     scores,
@@ -57,6 +58,8 @@ class Behaviour:
     tokens_per_second: float = 0
     first_token_s: float = 0
     reasoning_tokens: int = 0
+    # How many calls it answers with when it has tools and no results yet.
+    calls: int = 0
     fault: Fault = "none"
     fault_after: int = 0
     fault_status: int = 500
@@ -267,6 +270,10 @@ class Answer:
 
     async def frames(self) -> AsyncIterator[tuple[bytes, int]]:
         """The data of each SSE frame but the last, and how many tokens it carries, at the set pace."""
+        if deltas := self._structured():
+            async for frame in self._structured_frames(deltas):
+                yield frame, 1
+            return
         behaviour, with_ids = self.behaviour, bool(self.request.get("return_token_ids"))
         if behaviour.first_token_s:
             await asyncio.sleep(behaviour.first_token_s)
@@ -292,6 +299,31 @@ class Answer:
         if (self.request.get("stream_options") or {}).get("include_usage"):
             yield _dump({**self.base, "choices": [], "usage": self._usage()}), 0
 
+    def _structured(self) -> list[dict[str, Any]]:
+        """The deltas of an answer that is a call of tools, or JSON; none for one that is text."""
+        tools = self.request.get("tools") or []
+        if tools and self.behaviour.calls and all(m["role"] != "tool" for m in self.request["messages"]):
+            thoughts = [{"reasoning": token_text(position)} for position in range(self.behaviour.reasoning_tokens)]
+            called = [tools[number % len(tools)]["function"] for number in range(self.behaviour.calls)]
+            return thoughts + [delta for number, tool in enumerate(called) for delta in _call(number, tool)]
+        wanted = self.request.get("response_format") or {}
+        if wanted.get("type") == "json_schema":
+            text = json.dumps(example(wanted["json_schema"]["schema"]))
+            return [{"content": text[:5]}, {"content": text[5:]}]
+        return []
+
+    async def _structured_frames(self, deltas: list[dict[str, Any]]) -> AsyncIterator[bytes]:
+        yield _dump(self._frame({"role": "assistant", "content": ""}, None, None))
+        for delta in deltas:
+            await asyncio.sleep(0)
+            yield _dump(self._frame(delta, None, None))
+        finish = "tool_calls" if "tool_calls" in deltas[-1] else "stop"
+        yield _dump(self._frame({"content": ""}, finish, None))
+        if (self.request.get("stream_options") or {}).get("include_usage"):
+            prompt, answered = len(self.prompt_ids), len(deltas)
+            usage = {"prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered}
+            yield _dump({**self.base, "choices": [], "usage": usage})
+
     async def whole(self) -> dict[str, Any]:
         """The body of a plain answer."""
         text = "".join(token_text(position) for position in range(self.start, self.end))
@@ -307,7 +339,7 @@ class Answer:
         thinking = self.chat and position < self.behaviour.reasoning_tokens
         return {"reasoning" if thinking else "content": token_text(position) + self.behaviour.poison}
 
-    def _frame(self, delta: dict[str, str], finish: str | None, ids: list[int] | None) -> dict[str, Any]:
+    def _frame(self, delta: dict[str, Any], finish: str | None, ids: list[int] | None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
         if self.chat:
             choice["delta"] = delta
@@ -321,6 +353,16 @@ class Answer:
         answered = max(0, self.end - self.start) + (0 if self.cut_short else 1)
         prompt = len(self.prompt_ids)
         return {"prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered}
+
+
+def _call(number: int, function: dict[str, Any]) -> list[dict[str, Any]]:
+    """The deltas of one call as vLLM sends them: its name, then its arguments in pieces."""
+    arguments = json.dumps(example(function.get("parameters") or {}))
+    half = len(arguments) // 2
+    named = {"name": function["name"], "arguments": ""}
+    first = {"index": number, "id": f"call-{number}", "type": "function", "function": named}
+    rest = [{"index": number, "function": {"arguments": piece}} for piece in (arguments[:half], arguments[half:])]
+    return [{"tool_calls": [delta]} for delta in (first, *rest)]
 
 
 async def _read_body(receive: Any) -> bytes:

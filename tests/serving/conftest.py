@@ -46,6 +46,7 @@ def upstream(_upstream: FakeUpstream, control: FakeControl, gateway: GatewayProc
         tokens_per_second=0,
         first_token_s=0,
         reasoning_tokens=0,
+        calls=0,
         fault="none",
         fault_times=-1,
     )

@@ -42,7 +42,7 @@ def test_inputs_of_every_kind(client: openai.OpenAI, upstream: FakeUpstream) -> 
         ({"input": ["a"] * 2049}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({"encoding_format": "int8"}, "encoding_format"),
-        ({"truncate": True}, "truncate"),
+        ({"prompt": "a"}, "prompt"),
     ],
 )
 def test_bad_embeddings(gateway: GatewayProcess, upstream: FakeUpstream, fields: dict[str, Any], param: str) -> None:

@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, internal_error
-from aiia_serving.gateway.exchange import Exchange, until_disconnected
-from aiia_serving.gateway.protocols import R, WorkProtocol
+from aiia_serving.gateway.exchange import until_disconnected
+from aiia_serving.gateway.protocols import R, Served, WorkProtocol
 from aiia_serving.gateway.protocols.embeddings import Embeddings
+from aiia_serving.gateway.protocols.messages import CountTokens, Messages
 from aiia_serving.gateway.protocols.openai import OpenAIText
 from aiia_serving.gateway.protocols.rerank import Rerank
 from aiia_serving.gateway.queues import queue_report
@@ -61,7 +62,7 @@ class _Work(Generic[R]):
         request_id = uuid.uuid4().hex
         reply = self._protocol.reply(send, request_id)
         fields: dict[str, Any] = {"request_id": request_id, "path": scope["path"]}
-        exchange: Exchange | None = None
+        exchange: Served | None = None
         try:
             gateway = self._lazy.get()
             caller = await gateway.authenticator.caller(headers)
@@ -80,7 +81,7 @@ class _Work(Generic[R]):
             await reply.error(error)
         except Exception:
             log.exception("request failed", extra={"fields": fields})
-            await reply.error(internal_error(request_id))
+            await reply.error(internal_error(reply.request_id))
         finally:
             fields.setdefault("status", reply.status)
             fields["duration_ms"] = round((time.monotonic() - started) * 1000, 1)
@@ -131,6 +132,8 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         "/v1/completions": _Work(lazy, OpenAIText("completions", CompletionRequest)),
         "/v1/embeddings": _Work(lazy, Embeddings()),
         "/v1/rerank": _Work(lazy, Rerank()),
+        "/v1/messages": _Work(lazy, Messages()),
+        "/v1/messages/count_tokens": _Work(lazy, CountTokens()),
     }
     routes = [
         *("GET /v1/models", "GET /v1/models/{id}", "GET /v1/queue", "POST /v1/tokenize"),

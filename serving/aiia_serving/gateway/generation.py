@@ -106,7 +106,7 @@ class Generation(Exchange):
             self._written = self._transcript.read() if self._transcript.is_whole else None
             if self._written is not None and self._written.finished:
                 # Everything but the end mark was there.
-                await self._reply.end_stream(DONE_FRAME)
+                await self._reply.end_stream(self._reply.translate(DONE_FRAME))
                 return
             if self._written is None or not can_continue(self._request, model, self._written):
                 raise _interrupted() from broken

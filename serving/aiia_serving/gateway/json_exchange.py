@@ -34,3 +34,10 @@ class JsonExchange(Exchange):
     def _take_usage(self, reported: dict[str, Any]) -> None:
         # Some servers of scores report the sum alone.
         self.usage.take({"prompt_tokens": reported.get("total_tokens"), **reported})
+
+
+def truncation(model: ModelState, *, wanted: bool) -> dict[str, Any]:
+    """What asks ``model`` to cut texts that are too long for it."""
+    if not wanted:
+        return {}
+    return {"truncate_prompt_tokens": -1} if model.engine == "vllm" else {"truncate": True}

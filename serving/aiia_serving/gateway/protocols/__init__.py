@@ -6,12 +6,21 @@ from typing import Protocol, TypeVar
 from starlette.types import Send
 
 from aiia_serving.gateway.auth import Caller
-from aiia_serving.gateway.exchange import Exchange
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.services import Gateway
 from aiia_serving.gateway.usage import Kind, Usage
 
 R = TypeVar("R", bound=Reply)
+
+
+class Served(Protocol):
+    """One request, read: an ``Exchange``, or less."""
+
+    usage: Usage
+
+    async def serve(self) -> None:
+        """Answers the caller completely. Raises ``ApiError``, also after a stream has begun."""
+        ...
 
 
 class WorkProtocol(Protocol[R]):
@@ -21,7 +30,7 @@ class WorkProtocol(Protocol[R]):
         """What answers the caller, also with errors that come before the body is read."""
         ...
 
-    def exchange(self, gateway: Gateway, caller: Caller, reply: R, body: bytes, deadline_s: float | None) -> Exchange:
+    def exchange(self, gateway: Gateway, caller: Caller, reply: R, body: bytes, deadline_s: float | None) -> Served:
         """The work that ``body`` asks for. Raises ``ApiError`` 400 that names the field."""
         ...
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 from starlette.types import Send
 
 from aiia_serving.gateway.auth import Caller
-from aiia_serving.gateway.json_exchange import JsonExchange
+from aiia_serving.gateway.json_exchange import JsonExchange, truncation
 from aiia_serving.gateway.protocols import new_usage
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.requests import Strict, parse
@@ -28,12 +28,16 @@ def _bounded(given: Input) -> Input:
 
 
 class EmbeddingsRequest(Strict):
-    """``POST /v1/embeddings``. The input is a text, texts, the ids of a text's tokens, or such ids of several."""
+    """``POST /v1/embeddings``. The input is a text, texts, the ids of a text's tokens, or such ids of several.
+
+    ``truncate`` cuts inputs that are too long for the model instead of refusing them.
+    """
 
     model: str
     input: Annotated[Input, AfterValidator(_bounded)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
+    truncate: bool | None = None
     user: str | None = None
 
     def estimated_tokens(self) -> float:
@@ -56,10 +60,11 @@ class _Embedding(JsonExchange):
         usage = new_usage(caller, request.model, "embeddings")
         cost = request.estimated_tokens()
         super().__init__(gateway, caller, reply, usage, estimated_cost=cost, deadline_s=deadline_s)
-        self._payload = request.model_dump(exclude_unset=True, exclude={"model", "user"})
+        self._payload = request.model_dump(exclude_unset=True, exclude={"model", "user", "truncate"})
+        self._truncate = bool(request.truncate)
 
     def _question(self, model: ModelState) -> tuple[str, dict[str, Any]]:
-        return "/embeddings", self._payload
+        return "/embeddings", self._payload | truncation(model, wanted=self._truncate)
 
 
 class Embeddings:

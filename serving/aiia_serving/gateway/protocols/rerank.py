@@ -6,7 +6,7 @@ from pydantic import Field
 from starlette.types import Send
 
 from aiia_serving.gateway.auth import Caller
-from aiia_serving.gateway.json_exchange import JsonExchange
+from aiia_serving.gateway.json_exchange import JsonExchange, truncation
 from aiia_serving.gateway.protocols import new_usage
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.requests import Strict, parse
@@ -19,13 +19,17 @@ class _Document(Strict):
 
 
 class RerankRequest(Strict):
-    """``POST /v1/rerank``. At most ``top_n`` results come back, the best first."""
+    """``POST /v1/rerank``. At most ``top_n`` results come back, the best first.
+
+    ``truncate`` cuts documents that are too long for the model instead of refusing them.
+    """
 
     model: str
     query: str = Field(min_length=1)
-    documents: Annotated[list[str | _Document], Field(min_length=1, max_length=10_000)]
+    documents: Annotated[list[str | _Document], Field(min_length=1, max_length=1000)]
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None
+    truncate: bool | None = None
 
     def texts(self) -> list[str]:
         return [document if isinstance(document, str) else document.text for document in self.documents]
@@ -39,6 +43,7 @@ class _Reranking(JsonExchange):
     ) -> None:
         self._query, self._texts = request.query, request.texts()
         self._top_n = request.top_n or len(self._texts)
+        self._truncate = bool(request.truncate)
         self._with_documents = request.return_documents is not False
         # A model reads the query once with each document.
         cost = sum(len(self._query) + len(text) for text in self._texts) / 4
@@ -46,10 +51,11 @@ class _Reranking(JsonExchange):
         super().__init__(gateway, caller, reply, usage, estimated_cost=cost, deadline_s=deadline_s)
 
     def _question(self, model: ModelState) -> tuple[str, dict[str, Any]]:
+        cut = truncation(model, wanted=self._truncate)
         if model.engine == "vllm":
             # Ray Serve hands on vLLM's scores, but not its reranking, which is the same sorted.
-            return "/score", {"text_1": self._query, "text_2": self._texts}
-        return "/rerank", {"query": self._query, "documents": self._texts, "top_n": self._top_n}
+            return "/score", {"text_1": self._query, "text_2": self._texts, **cut}
+        return "/rerank", {"query": self._query, "documents": self._texts, "top_n": self._top_n, **cut}
 
     def _answer(self, answer: dict[str, Any]) -> dict[str, Any]:
         if "results" in answer:
