@@ -75,14 +75,15 @@ class RedisQueue:
 
     async def enter(self, work: Work, notify: Callable[[], None]) -> RedisTicket:
         line = self._line(work.model)
-        # A process that is restarted must not take the ids of its own past.
-        ticket = RedisTicket(self, line, f"{self._gateway}.{time.time_ns():x}.{next(self._numbers)}", work, notify)
         try:
-            await asyncio.wait_for(self._link.tried.wait(), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await self._link.tried.wait()
         except TimeoutError:
             log.warning("redis does not answer")
         if not self._link.up and len(line.waiting()) >= self._max_waiting:
             raise QueueFullError(1.0)
+        # A process that is restarted must not take the ids of its own past.
+        ticket = RedisTicket(self, line, f"{self._gateway}.{time.time_ns():x}.{next(self._numbers)}", work, notify)
         line.add(ticket)
         try:
             if self._link.up:

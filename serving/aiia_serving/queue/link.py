@@ -131,6 +131,7 @@ class Link:
             async with asyncio.timeout(self._timeout_s):
                 await pubsub.subscribe(self._channel)
                 await self._load(client)
+            _stop_if_cancelled()
             tasks = [asyncio.create_task(self._send(client)), asyncio.create_task(self._listen(pubsub))]
             try:
                 await self._on_up()
@@ -156,6 +157,7 @@ class Link:
 
     async def _send(self, client: Redis) -> None:
         while True:
+            _stop_if_cancelled()
             await self._some.wait()
             self._some.clear()
             calls, self._calls = self._calls, []
@@ -184,6 +186,13 @@ class Link:
             for call in calls:
                 pipe.evalsha(self._hashes[call.script], 1, call.key, *call.args)
             return await pipe.execute(raise_on_error=False)
+
+
+def _stop_if_cancelled() -> None:
+    # In Python 3.11 the client swallows a cancellation that comes together with an answer.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _is_unknown(answer: Any) -> bool:

@@ -4,7 +4,7 @@
 -- ARGV[1]  the time in seconds, or '' for the server's own clock
 -- ARGV[2]  the calling gateway
 -- ARGV[3]  seconds after which a user who was not served moves up one class
--- ARGV[4]  share of the slots that may be given beyond them to users who have nothing in flight
+-- ARGV[4]  share of the slots that is given beyond them to users who have nothing in flight
 --
 -- waiting, running, lost   hashes: ticket -> the packed ticket
 -- owned:<gateway>          set of the gateway's tickets
@@ -193,16 +193,9 @@ local function next_head()
   end
 end
 
--- The first head, batch apart, whose user has nothing in flight.
-local function next_newcomer()
-  for class = 0, LAST_CLASS - 1 do
-    for _, head in ipairs(redis.call('ZRANGE', key('order', class), 0, -1)) do
-      local ticket = find('waiting', string.sub(head, 18))
-      if redis.call('HEXISTS', key('inflight'), ticket.user) == 0 then
-        return head
-      end
-    end
-  end
+-- Whose turn it is, with nothing in flight, need not wait for a slot to come free.
+local function may_exceed(ticket)
+  return ticket.class < LAST_CLASS and redis.call('HEXISTS', key('inflight'), ticket.user) == 0
 end
 
 -- Fills the slots. Returns the tickets of the calling gateway that got one; others are told by message.
@@ -213,17 +206,13 @@ local function admit()
   end
   local slots = meta('slots')
   local running = redis.call('HLEN', key('running'))
-  while true do
-    local head
-    if running < slots then
-      head = next_head()
-    elseif running < slots + math.ceil(slots * express) then
-      head = next_newcomer()
+  local limit = slots + math.ceil(slots * express)
+  while running < limit do
+    local head = next_head()
+    local ticket = head and find('waiting', string.sub(head, 18))
+    if not ticket or (running >= slots and not may_exceed(ticket)) then
+      break
     end
-    if not head then
-      return admitted
-    end
-    local ticket = find('waiting', string.sub(head, 18))
     run(ticket)
     leave_line(ticket, now)
     running = running + 1
@@ -233,6 +222,7 @@ local function admit()
       redis.call('PUBLISH', 'aiia:queue:gateway:' .. ticket.gateway, ticket.id)
     end
   end
+  return admitted
 end
 
 -- Estimates --------------------------------------------------------------------------------------------------------
@@ -296,6 +286,4 @@ local function eta(ahead, own_cost)
   return ''
 end
 
-local function heard()
-  redis.call('ZADD', key('gateways'), text(now), gateway)
-end
+redis.call('ZADD', key('gateways'), text(now), gateway)

@@ -4,7 +4,6 @@
 -- Returns    {'full', retry after} | {'running'} | {'waiting', position, eta}
 
 local id, limit = ARGV[5], tonumber(ARGV[12])
-heard()
 if find('running', id) then
   return {'running'}
 end

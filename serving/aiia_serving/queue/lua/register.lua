@@ -9,7 +9,6 @@
 
 local FIELDS = 11
 local empty = redis.call('HSETNX', key('meta'), 'born', text(now)) == 1
-heard()
 if empty then
   redis.call('HSET', key('meta'), 'hold', text(now + tonumber(ARGV[5])))
 end

@@ -6,8 +6,6 @@
 -- Returns   {slots, {running ticket, …}, {{waiting ticket, position, eta, lag}, …},
 --            {{lost ticket, request, user, class, cost, weight, unit, spent}, …}}
 
-heard()
-
 local function reclaim(dead)
   for _, id in ipairs(redis.call('SMEMBERS', key('owned', dead))) do
     local ticket = find('waiting', id)

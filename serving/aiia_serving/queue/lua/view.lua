@@ -1,4 +1,4 @@
--- Looks at the queue and changes nothing.
+-- Looks at the queue.
 --
 -- ARGV[5]  'load' or 'places'
 -- Returns  load: {slots, speed or '', {{class, waits, cost}, … of waiting}, {cost, … of running}}
