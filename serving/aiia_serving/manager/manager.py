@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import logging
 import os
-from pathlib import Path
 
 import aiohttp
 
+from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.catalogue.loader import Catalogue, catalogue_folders, fingerprint, load_catalogue
 from aiia_serving.engines.environment import RaySettings
 from aiia_serving.manager.board import Board
 from aiia_serving.manager.local import LocalModels
+from aiia_serving.manager.owned import OwnedDocuments
 from aiia_serving.manager.remote import Endpoint, RemoteModels
-from aiia_serving.manager.timings import Timings
+from aiia_serving.manager.wishes import Wish, Wishes
 from aiia_serving.state import ModelState, State
 
 log = logging.getLogger(__name__)
@@ -21,40 +22,117 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 
 
-class Manager:
-    """Runs until it is cancelled; ``board`` has the states."""
+class UnknownModel(LookupError):
+    """No model of this name."""
 
-    def __init__(self, settings: RaySettings, with_local_models: bool) -> None:
-        self.board = Board()
-        self._local: LocalModels | None = None
-        if with_local_models:
-            self._local = LocalModels(self.board, settings, Timings(settings.data_dir / "manager" / "timings.json"))
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no model {name}.")
+
+
+class NotPossible(Exception):
+    """The model's engine has no such thing; the message says why."""
+
+
+class Manager:
+    """Runs until it is cancelled; ``board`` has the states, ``owned`` the documents that may be changed."""
+
+    def __init__(self, settings: RaySettings, local: LocalModels | None, board: Board, wishes: Wishes) -> None:
+        self.settings = settings
+        self.board = board
+        self.folders = catalogue_folders()
+        self.owned = OwnedDocuments(self.folders)
+        self.documents: dict[str, ModelDocument] = {}
+        self._local = local
+        self._wishes = wishes
         # By document; the endpoint of the environment has no name.
         self._remote: dict[str, tuple[Endpoint, RemoteModels, asyncio.Task[None]]] = {}
         self._refused: set[str] = set()
+        self._look = asyncio.Event()
 
     @classmethod
     def from_environment(cls) -> "Manager":
-        return cls(RaySettings.from_environment(), os.environ.get("AIIA_NO_MODELS") != "1")
+        settings, board = RaySettings.from_environment(), Board()
+        wishes = Wishes(settings.data_dir / "manager" / "wishes.json")
+        without = os.environ.get("AIIA_NO_MODELS") == "1"
+        return cls(settings, None if without else LocalModels(board, settings, wishes), board, wishes)
 
     async def run(self) -> None:
-        folders = catalogue_folders()
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
             if self._local is not None:
                 tasks.create_task(self._local.run())
-            await self._follow(folders, session, tasks)
+            await self._follow(session, tasks)
 
-    async def _follow(self, folders: list[Path], session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
+    def look(self) -> None:
+        """The documents have changed."""
+        self._look.set()
+
+    def load(self, name: str) -> None:
+        """Keeps at least one replica from now on, also over restarts. Raises ``UnknownModel``, ``NotPossible``."""
+        local, document = self._local_model(name)
+        wish = self._wishes.get(name)
+        least, _ = wish.bounds(document.spec.scaling)
+        change = {"unloaded": False} | ({"min_replicas": 1} if least == 0 else {})
+        self._wishes.put(name, wish.model_copy(update=change))
+        local.refresh(name)
+
+    def unload(self, name: str) -> None:
+        """Ends all replicas once they have answered, until it is loaded again. Raises as ``load``."""
+        local, _ = self._local_model(name)
+        self._wishes.put(name, self._wishes.get(name).model_copy(update={"unloaded": True}))
+        local.refresh(name)
+
+    def scale(self, name: str, least: int | None, most: int | None) -> None:
+        """Sets the bounds in place of the document's. Raises as ``load``, and ``ValueError`` if they cannot be."""
+        local, document = self._local_model(name)
+        wish = self._wishes.get(name)
+        old_least, old_most = wish.bounds(document.spec.scaling)
+        least, most = old_least if least is None else least, old_most if most is None else most
+        if least > most:
+            raise ValueError(f"min_replicas {least} is greater than max_replicas {most}")
+        self._wishes.put(name, wish.model_copy(update={"min_replicas": least, "max_replicas": most}))
+        local.refresh(name)
+
+    def pull(self, name: str) -> None:
+        """Fetches the model's files, whether it is loaded or not. Raises as ``load``."""
+        local, _ = self._local_model(name)
+        local.pull(name)
+
+    def remove(self, name: str) -> None:
+        """Removes an owner's document; its model ends once it has answered. Raises ``UnknownModel``, ``NotOwned``."""
+        if name not in self.documents and self.board.get(name) is None:
+            raise UnknownModel(name)
+        self.owned.remove(name)
+        self._wishes.put(name, Wish())
+        self.look()
+
+    def _local_model(self, name: str) -> tuple[LocalModels, ModelDocument]:
+        document = self.documents.get(name)
+        if document is None:
+            if (shown := self.board.get(name)) is None:
+                raise UnknownModel(name)
+            if shown.base:
+                raise NotPossible(f"{name} is an adapter on the replicas of {shown.base}; change that.")
+            raise NotPossible(f"{name} is not run by aiia: {shown.reason or 'it is at a remote endpoint'}.")
+        if document.spec.engine == "openai":
+            raise NotPossible(f"{name} runs at a remote endpoint, which is not aiia's to load or scale.")
+        if self._local is None:
+            raise NotPossible("No models run on this machine (--no-models).")
+        return self._local, document
+
+    async def _follow(self, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         seen: object = None
         while True:
-            mark = fingerprint(folders)
+            self._look.clear()
+            mark = fingerprint(self.folders)
             if mark != seen:
                 seen = mark
-                await self._take(load_catalogue(folders), session, tasks)
-            await asyncio.sleep(_LOOK_EVERY_S)
+                await self._take(load_catalogue(self.folders), session, tasks)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), _LOOK_EVERY_S)
 
     async def _take(self, catalogue: Catalogue, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
-        local = {name: document for name, document in catalogue.documents.items() if document.spec.engine == "vllm"}
+        self.documents = catalogue.documents
+        local = {name: document for name, document in catalogue.documents.items() if document.spec.engine != "openai"}
         if self._local is not None:
             self._local.want(local)
         endpoints = {

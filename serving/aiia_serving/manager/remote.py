@@ -9,7 +9,9 @@ from typing import Any
 import aiohttp
 
 from aiia_serving.catalogue.document import ModelDocument
+from aiia_serving.engines import capabilities
 from aiia_serving.manager.board import Board
+from aiia_serving.settings import model_cache
 from aiia_serving.state import ModelState, State, Upstream
 
 _PROBE_EVERY_S = 5.0
@@ -112,7 +114,7 @@ class RemoteModels:
         await self._board.put(
             ModelState(
                 id=model_id,
-                task="chat",
+                task=document.spec.task if document else "chat",
                 engine="openai",
                 title=document.title if document else model_id,
                 state=state,
@@ -120,6 +122,7 @@ class RemoteModels:
                 upstream=upstream,
                 max_model_len=max_model_len,
                 max_in_flight=document.spec.scaling.max_in_flight if document else 32,
+                capabilities=capabilities.of(document, model_cache()) if document else (),
             )
         )
 

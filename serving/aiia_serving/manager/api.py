@@ -1,0 +1,140 @@
+"""The manager's HTTP interface; docs/developers/architecture.md has the shapes."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import yaml
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from aiia_serving.catalogue.document import ModelDocument
+from aiia_serving.manager.manager import Manager
+from aiia_serving.manager.problems import Problem, problems
+
+_LONGEST_WAIT_S = 60.0
+_LARGEST_DOCUMENT = 1024 * 1024
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Bounds(BaseModel):
+    """The body of ``scale``; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_replicas: int | None = Field(default=None, ge=0)
+    max_replicas: int | None = Field(default=None, ge=1)
+
+
+def application(manager: Manager, token: str | None) -> web.Application:
+    """All routes, for the holder of ``token``."""
+    app = web.Application(middlewares=[problems, _authorised(token)], client_max_size=_LARGEST_DOCUMENT)
+    routes = _Routes(manager)
+    app.add_routes(
+        [
+            web.get("/healthz", routes.healthz),
+            web.get("/state", routes.state),
+            web.get("/events", routes.events),
+            web.post("/models/{id}/load", routes.load),
+            web.post("/models/{id}/unload", routes.unload),
+            web.post("/models/{id}/pull", routes.pull),
+            web.post("/models/{id}/scale", routes.scale),
+            web.put("/models/{id}", routes.put),
+            web.delete("/models/{id}", routes.delete),
+        ]
+    )
+    return app
+
+
+def _authorised(token: str | None) -> Any:
+    @web.middleware
+    async def authorised(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "")
+        if request.path != "/healthz" and not (
+            token and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+        ):
+            raise Problem(401, "The internal token is wanted.")
+        return await handler(request)
+
+    return authorised
+
+
+class _Routes:
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def state(self, request: web.Request) -> web.Response:
+        return _json(await self._manager.board.wait(request.query.get("after", ""), _wait(request)))
+
+    async def events(self, request: web.Request) -> web.Response:
+        after = request.query.get("after") or "0"
+        if not after.isdigit():
+            raise Problem(422, "after is the number of an event")
+        return _json(await self._manager.board.wait_events(int(after), _wait(request)))
+
+    async def load(self, request: web.Request) -> web.Response:
+        self._manager.load(_name(request))
+        return web.Response(status=202)
+
+    async def unload(self, request: web.Request) -> web.Response:
+        self._manager.unload(_name(request))
+        return web.Response(status=202)
+
+    async def pull(self, request: web.Request) -> web.Response:
+        self._manager.pull(_name(request))
+        return web.Response(status=202)
+
+    async def scale(self, request: web.Request) -> web.Response:
+        bounds = Bounds.model_validate(_parse(await request.text()))
+        try:
+            self._manager.scale(_name(request), bounds.min_replicas, bounds.max_replicas)
+        except ValueError as error:
+            raise Problem(422, str(error), [{"field": "min_replicas", "message": str(error)}]) from error
+        return web.Response(status=202)
+
+    async def put(self, request: web.Request) -> web.Response:
+        name, text = _name(request), await request.text()
+        content = _parse(text)
+        document = ModelDocument.model_validate(content)
+        if document.id != name:
+            message = f"The address names the model {name}, the document {document.id}."
+            raise Problem(422, message, [{"field": "metadata.name", "message": message}])
+        if "json" in request.content_type:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        new = self._manager.owned.put(document, text)
+        self._manager.look()
+        return web.Response(status=201 if new else 204)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        name = _name(request)
+        self._manager.remove(name)
+        return web.Response(status=204)
+
+
+def _name(request: web.Request) -> str:
+    return request.match_info["id"]
+
+
+def _wait(request: web.Request) -> float:
+    try:
+        return min(float(request.query.get("wait", "0")), _LONGEST_WAIT_S)
+    except ValueError as error:
+        raise Problem(422, "wait is a number of seconds") from error
+
+
+def _parse(text: str) -> Any:
+    """The body, which may be JSON, being YAML then too."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Problem(
+            422, f"The body is neither JSON nor YAML: {error}", [{"field": "", "message": str(error)}]
+        ) from error
+
+
+def _json(body: BaseModel) -> web.Response:
+    return web.Response(body=body.model_dump_json().encode(), content_type="application/json")
