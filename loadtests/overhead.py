@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from loadtests import report
 from tests.fakes import ROOT, FakeUpstream
 from tests.fakes.control import FakeControl
 from tests.fakes.gateway import GatewayProcess, free_port
@@ -32,7 +33,6 @@ _TOKENS_PER_SECOND = 25.0
 # Alone, so that a run of one stream has answers enough.
 _TOKENS_PER_SECOND_ALONE = 400.0
 _FIRST_TOKEN = b'"content":" w0"'
-_START, _END = "<!-- overhead: written by loadtests/overhead.py -->", "<!-- /overhead -->"
 
 
 @dataclass
@@ -175,14 +175,6 @@ async def measure_all(rounds: int) -> list[Level]:
         return levels
 
 
-def write(text: str) -> None:
-    """Replaces the table between the marks in docs/benchmarks.md."""
-    path = ROOT / "docs" / "benchmarks.md"
-    before, _, rest = path.read_text().partition(_START)
-    _, _, after = rest.partition(_END)
-    path.write_text(f"{before}{_START}\n{text}\n{_END}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2, help="answers per stream and way; 12 times as many alone")
@@ -198,7 +190,7 @@ def main() -> None:
     )
     print(text)
     if options.write:
-        write(text)
+        report.write("overhead", text)
 
 
 if __name__ == "__main__":
