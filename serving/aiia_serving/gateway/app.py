@@ -20,6 +20,7 @@ from aiia_serving.gateway.protocols.embeddings import Embeddings
 from aiia_serving.gateway.protocols.messages import CountTokens, Messages
 from aiia_serving.gateway.protocols.openai import OpenAIText
 from aiia_serving.gateway.protocols.rerank import Rerank
+from aiia_serving.gateway.protocols.responses import Responses
 from aiia_serving.gateway.queues import queue_report
 from aiia_serving.gateway.reply import disconnected, read_body
 from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, TokenizeRequest, parse
@@ -132,6 +133,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         "/v1/completions": _Work(lazy, OpenAIText("completions", CompletionRequest)),
         "/v1/embeddings": _Work(lazy, Embeddings()),
         "/v1/rerank": _Work(lazy, Rerank()),
+        "/v1/responses": _Work(lazy, Responses()),
         "/v1/messages": _Work(lazy, Messages()),
         "/v1/messages/count_tokens": _Work(lazy, CountTokens()),
     }
