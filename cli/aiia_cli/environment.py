@@ -54,7 +54,7 @@ def role_environment(options: Options, ports: Ports, database_url: str, redis_ur
         "AIIA_PLATFORM_URL": options.address,
         "AIIA_MANAGER_URL": f"http://{LOOPBACK}:{ports.manager}",
         "AIIA_MANAGER_PORT": str(ports.manager),
-        "AIIA_MODELS_DIR": os.pathsep.join(map(str, _model_folders(options.data))),
+        "AIIA_MODELS_DIR": os.pathsep.join(map(str, model_folders(options.data))),
         "AIIA_RAY_PORT": str(ports.ray),
         "AIIA_SERVE_PORT": str(ports.serve),
         "AIIA_RAY_TOKEN_FILE": str(secret(options.data.secrets, "ray-token")),
@@ -71,7 +71,7 @@ def serving_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in data}
 
 
-def _model_folders(data: DataDir) -> list[Path]:
+def model_folders(data: DataDir) -> list[Path]:
     """Folders of Model documents: the packaged ones first, then the owner's."""
     packaged = Path(__file__).parents[2] / "models"
     return [packaged, data.models] if packaged.is_dir() else [data.models]

@@ -4,16 +4,15 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from aiia_cli import admin, logs, record, up
+from aiia_cli import admin, doctor, logs, models, record, up
 from aiia_cli import screen as screens
+from aiia_cli.arguments import DataDirOption, JsonOption, data_of
 from aiia_cli.checkout import set_up
-from aiia_cli.datadir import DataDir, default_data_dir
 from aiia_cli.errors import UserError
 from aiia_cli.options import Options
 from aiia_cli.tiers import run_tiers
@@ -30,21 +29,7 @@ app = typer.Typer(
 )
 admin_app = typer.Typer(help="Users and keys, for scripted installs.", no_args_is_help=True)
 app.add_typer(admin_app, name="admin")
-
-
-def _data_dir(path: Path) -> DataDir:
-    return DataDir(path.expanduser().absolute())
-
-
-DataDirOption = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir",
-        help="Folder of the instance's data.",
-        default_factory=default_data_dir,
-        show_default=str(default_data_dir()),
-    ),
-]
+app.add_typer(models.app, name="models")
 
 
 @app.command("up")
@@ -63,7 +48,7 @@ def up_command(
     detach: Annotated[bool, typer.Option("--detach", help="Return once the page answers, and go on running.")] = False,
 ) -> None:
     """Start everything and show how it is doing. Ctrl-C stops it; data stays."""
-    options = Options(_data_dir(data_dir), host, port, no_models, openai_base_url)
+    options = Options(data_of(data_dir), host, port, no_models, openai_base_url)
     if detach:
         print(f"aiia is at {up.run_detached(options)}")
     else:
@@ -71,12 +56,9 @@ def up_command(
 
 
 @app.command()
-def status(
-    data_dir: DataDirOption,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
+def status(data_dir: DataDirOption, as_json: JsonOption = False) -> None:
     """Show each process and model of a running instance. Exit code 3 if none runs."""
-    current = record.running(_data_dir(data_dir))
+    current = record.running(data_of(data_dir))
     if as_json:
         print(json.dumps({"running": current is not None, **(record.public(current) if current else {})}, indent=2))
     elif current:
@@ -87,10 +69,22 @@ def status(
         raise typer.Exit(_NOT_RUNNING)
 
 
+@app.command("doctor")
+def doctor_command(data_dir: DataDirOption, as_json: JsonOption = False) -> None:
+    """Say what is wrong or why something waits, and what to do. Exit code 1 if something is wrong."""
+    found = doctor.examine(data_of(data_dir))
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in found], indent=2))
+    else:
+        for line in doctor.lines(found):
+            print(line)
+    raise typer.Exit(doctor.exit_code(found))
+
+
 @app.command()
 def stop(data_dir: DataDirOption) -> None:
     """Stop a running instance, in order. Data stays."""
-    was_running = up.stop(_data_dir(data_dir))
+    was_running = up.stop(data_of(data_dir))
     print("aiia has stopped." if was_running else f"aiia is not running on {data_dir}.")
 
 
@@ -104,7 +98,7 @@ def logs_command(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
 ) -> None:
     """Show the logs."""
-    for line in logs.tail(_data_dir(data_dir), role, lines, follow=follow):
+    for line in logs.tail(data_of(data_dir), role, lines, follow=follow):
         print(line, flush=follow)
 
 
@@ -135,7 +129,7 @@ def create_user(
     if not password_stdin:
         raise UserError("The password comes on standard input: add --password-stdin.")
     arguments = ["create_user", "--email", email, "--password-stdin", *(["--admin"] if is_admin else [])]
-    admin.run_platform_command(_data_dir(data_dir), arguments, sys.stdin.read())
+    admin.run_platform_command(data_of(data_dir), arguments, sys.stdin.read())
     print(f"{email} can log in{' as an administrator' if is_admin else ''}.", file=sys.stderr)
 
 
@@ -146,7 +140,7 @@ def create_token(
     name: Annotated[str, typer.Option(help="What the user will know the key by.")],
 ) -> None:
     """Make an API key, and print it alone. It is shown this once."""
-    print(admin.run_platform_command(_data_dir(data_dir), ["create_token", "--email", email, "--name", name]), end="")
+    print(admin.run_platform_command(data_of(data_dir), ["create_token", "--email", email, "--name", name]), end="")
 
 
 def main() -> None:

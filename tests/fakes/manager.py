@@ -2,7 +2,7 @@
 
 import json
 import threading
-from datetime import UTC, datetime
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,9 @@ class FakeManager:
         self.owned: dict[str, Any] = {}
         #: What was asked for, such as `POST /models/qwen3-8b/load`, with its body.
         self.calls: list[tuple[str, Any]] = []
+        #: A model that is given an order stays as it is.
+        self.keep_state = False
+        self._asked = 0
         self._events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -46,7 +49,7 @@ class FakeManager:
                 else:
                     parts = [unquote(part) for part in url.path.strip("/").split("/")]
                     status, value = manager._answer(self.command, parts, query, body, self.headers["Content-Type"])
-                content = b"" if status == 204 else json.dumps(value).encode()
+                content = b"" if value is None else json.dumps(value).encode()
                 kind = "problem+json" if status >= 400 else "json"
                 self.send_response(status)
                 self.send_header("Content-Type", f"application/{kind}")
@@ -117,10 +120,30 @@ class FakeManager:
             **fields,
         }
 
-    def _tell(self, model_id: str, state: str, previous: str | None, reason: str | None = None) -> None:
+    def wait_call(self, call: str, timeout: float = 20) -> None:
+        """Returns when this was asked for."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: any(made == call for made, _ in self.calls), timeout):
+                raise TimeoutError(f"nobody has asked for {call}")
+
+    def wait_asked(self, timeout: float = 20) -> None:
+        """Returns when somebody has read the states once more after this was called, and has the answer."""
+        with self._changed:
+            # The first may have been answered with what was before.
+            enough = self._asked + 2
+            if not self._changed.wait_for(lambda: self._asked >= enough, timeout):
+                raise TimeoutError("nobody reads the states")
+
+    def _tell(self, model_id: str, state: str | None, previous: str | None, reason: str | None = None) -> None:
         number = self._events[-1]["n"] + 1 if self._events else 1
-        at = datetime.now(UTC).isoformat()
-        event = {"n": number, "at": at, "model": model_id, "state": state, "previous": previous, "reason": reason}
+        event = {
+            "n": number,
+            "at": time.time(),
+            "model": model_id,
+            "state": state,
+            "previous": previous,
+            "reason": reason,
+        }
         self._events = [*self._events[-RING + 1 :], event]
         self._changed.notify_all()
 
@@ -128,9 +151,14 @@ class FakeManager:
         if method != "GET":
             text = body.decode()
             given = json.loads(text) if text and "json" in kind else text
-            self.calls.append((f"{method} /{'/'.join(parts)}", given))
+            with self._changed:
+                self.calls.append((f"{method} /{'/'.join(parts)}", given))
+                self._changed.notify_all()
         match method, parts:
             case "GET", ["state"]:
+                with self._changed:
+                    self._asked += 1
+                    self._changed.notify_all()
                 return 200, {"version": str(len(self._events)), "models": [*self.models.values()]}
             case "GET", ["events"]:
                 return 200, self._wait(int(query.get("after", "0")), float(query.get("wait", "0")))
@@ -169,10 +197,10 @@ class FakeManager:
                 errors = [{"field": "min_replicas", "message": "must not be greater than max_replicas"}]
                 return _problem(422, "Refused", "The numbers of replicas are wrong.", errors=errors)
             self.set_model(name, self.models[name]["state"], min_replicas=low, max_replicas=high)
-        else:
+        elif not self.keep_state:
             state, replicas = {"load": ("ready", 1), "unload": ("cold", 0), "pull": ("cold", 0)}[verb]
             self.set_model(name, state, replicas=replicas)
-        return 202, {"id": name}
+        return 202, None
 
     def _add(self, name: str) -> Answer:
         if name not in self.catalogue:
@@ -182,7 +210,7 @@ class FakeManager:
         self.catalogue[name]["added"] = True
         self.owned[name] = {}
         self.set_model(name, "downloading", progress=0.0)
-        return 201, {"id": name}
+        return 201, None
 
     def _put(self, name: str, document: Any) -> Answer:
         if isinstance(document, str) and "kind: Model" not in document:
@@ -191,7 +219,7 @@ class FakeManager:
             )
         self.owned[name] = document
         self.set_model(name, "registered")
-        return 200, {"id": name}
+        return 204, None
 
     def _remove(self, name: str) -> Answer:
         if name not in self.models:
@@ -202,7 +230,7 @@ class FakeManager:
             del self.owned[name], self.models[name]
             if name in self.catalogue:
                 self.catalogue[name]["added"] = False
-            self._tell(name, "removed", "ready")
+            self._tell(name, None, "ready")
         return 204, None
 
     def __enter__(self) -> Self:

@@ -36,7 +36,8 @@ class Model(_Endpoint):
         return Response(asdict(async_to_sync(manager.model)(model_id)))
 
     def put(self, request: Any, model_id: str) -> Response:
-        return Response(_change("PUT", manager.model_path(model_id), request.body, request.content_type))
+        _change("PUT", manager.model_path(model_id), request.body, request.content_type)
+        return Response(status=204)
 
     def delete(self, request: Any, model_id: str) -> Response:
         _change("DELETE", manager.model_path(model_id))

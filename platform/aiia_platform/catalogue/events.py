@@ -7,7 +7,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
-from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.views.decorators.http import require_safe
 from rest_framework.exceptions import AuthenticationFailed  # type: ignore[import-untyped]
 
@@ -25,7 +25,10 @@ AGAIN = 1.0
 async def events(request: HttpRequest) -> HttpResponseBase:
     """Events of type `model` with `{"n", "at", "model", "state", "previous", "reason"}`, and `n` as their id.
 
+    `state` is null for a model that is gone, `at` in seconds since 1970.
+
     `Last-Event-ID`, or `?after=`, goes on from there; without either, what the manager still remembers comes first.
+    Who accepts JSON alone gets `{"last": n, "events": […]}`, which ends.
     """
     try:
         user = await caller(request)
@@ -39,6 +42,8 @@ async def events(request: HttpRequest) -> HttpResponseBase:
         news = await manager.events(after, 0)
     except Problem as refusal:
         return refusal.response()
+    if request.headers.get("Accept") == "application/json":
+        return JsonResponse(news)
     response = StreamingHttpResponse(_frames(news, after), content_type="text/event-stream; charset=utf-8")
     response["Cache-Control"] = "no-store"
     # nginx and its kin would hold the events back.
