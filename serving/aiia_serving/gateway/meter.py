@@ -13,7 +13,7 @@ import aiohttp
 import redis.asyncio as redis
 from redis.exceptions import RedisError, ResponseError
 
-from aiia_serving.gateway.usage import Outcome, Usage
+from aiia_serving.gateway.usage import Kind, Outcome, Usage
 from aiia_serving.queue import Work
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Meter:
 
     def abandoned(self, work: Work, cost: float) -> None:
         """Records a request whose gateway died, by what the queue knew of it."""
-        kind = "images" if work.unit == "gpu_ms" else "chat"
+        kind: Kind = "images" if work.unit == "gpu_ms" else "chat"
         usage = Usage(work.id, work.user, None, work.model, work.work_class, kind)
         if work.unit == "gpu_ms":
             usage.gpu_ms = round(cost)
@@ -114,7 +114,7 @@ class Meter:
         del self._held[: len(batch)]
         return True
 
-    async def _put_into_redis(self, client: "redis.Redis[bytes]") -> None:
+    async def _put_into_redis(self, client: redis.Redis) -> None:
         while self._held:
             batch = self._held[:_BATCH]
             async with client.pipeline(transaction=True) as pipe:
@@ -123,7 +123,7 @@ class Meter:
                 await pipe.execute()
             del self._held[: len(batch)]
 
-    async def _send_from_redis(self, client: "redis.Redis[bytes]") -> bool:
+    async def _send_from_redis(self, client: redis.Redis) -> bool:
         if not self._has_group:
             try:
                 await client.xgroup_create(STREAM, _GROUP, id="0", mkstream=True)
@@ -132,11 +132,12 @@ class Meter:
                     raise
             self._has_group = True
         # What this gateway took before and could not send, then what a dead one took, then what is new.
-        entries = (await client.xreadgroup(_GROUP, self._name, {STREAM: "0"}, count=_BATCH) or [(STREAM, [])])[0][1]
+        entries = await self._read(client, "0")
         if not entries:
-            entries = (await client.xautoclaim(STREAM, _GROUP, self._name, _ADOPT_AFTER_MS, count=_BATCH))[1]
+            adopted: Any = await client.xautoclaim(STREAM, _GROUP, self._name, _ADOPT_AFTER_MS, count=_BATCH)
+            entries = adopted[1]
         if not entries:
-            entries = (await client.xreadgroup(_GROUP, self._name, {STREAM: ">"}, count=_BATCH) or [(STREAM, [])])[0][1]
+            entries = await self._read(client, ">")
         if not entries:
             return False
         ids = [entry_id for entry_id, _ in entries]
@@ -146,6 +147,10 @@ class Meter:
             pipe.xdel(STREAM, *ids)
             await pipe.execute()
         return True
+
+    async def _read(self, client: redis.Redis, after: str) -> Any:
+        answer: Any = await client.xreadgroup(_GROUP, self._name, {STREAM: after}, count=_BATCH)
+        return answer[0][1] if answer else []
 
     async def _send(self, records: list[dict[str, Any]]) -> None:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
