@@ -8,14 +8,14 @@ import psutil
 from tests.fakes import ROOT
 
 
-def write(name: str, text: str) -> None:
-    """Puts ``text`` between the marks of ``loadtests/<name>.py`` in docs/benchmarks.md; both have to be there."""
-    path = ROOT / "docs" / "benchmarks.md"
+def write(name: str, text: str, page: str = "benchmarks.md") -> None:
+    """Puts ``text`` between the marks of ``loadtests/<name>.py`` in a page of docs/; both have to be there."""
+    path = ROOT / "docs" / page
     start, end = f"<!-- {name}: written by loadtests/{name}.py -->", f"<!-- /{name} -->"
     before, found, rest = path.read_text().partition(start)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"docs/benchmarks.md has no marks for {name}")
+        raise ValueError(f"docs/{page} has no marks for {name}")
     path.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}")
 
 

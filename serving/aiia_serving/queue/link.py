@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5)
 _FOLDER = files("aiia_serving.queue") / "lua"
 _COMMON = (_FOLDER / "common.lua").read_text()
-_SCRIPTS = {
+#: Name -> source of each, with what they share in front.
+SCRIPTS = {
     name: _COMMON + (_FOLDER / f"{name}.lua").read_text()
     for name in ("enter", "release", "capacity", "tick", "register", "view")
 }
@@ -147,9 +148,9 @@ class Link:
 
     async def _load(self, client: Redis) -> None:
         pipe = client.pipeline(transaction=False)
-        for source in _SCRIPTS.values():
+        for source in SCRIPTS.values():
             pipe.script_load(source)
-        self._hashes = dict(zip(_SCRIPTS, await pipe.execute(), strict=True))
+        self._hashes = dict(zip(SCRIPTS, await pipe.execute(), strict=True))
 
     async def _listen(self, pubsub: Any) -> None:
         async for message in pubsub.listen():
