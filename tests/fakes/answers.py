@@ -94,11 +94,11 @@ def score(query: str, text: str) -> float:
 def reranking(request: dict[str, Any]) -> dict[str, Any]:
     """The body of an answer to ``/v1/rerank``."""
     query, documents = request["query"], request["documents"]
-    results = [
+    results: list[dict[str, Any]] = [
         {"index": i, "document": {"text": text}, "relevance_score": score(query, text)}
         for i, text in enumerate(documents)
     ]
-    results.sort(key=lambda result: -float(result["relevance_score"]))
+    results.sort(key=lambda result: -result["relevance_score"])
     tokens = sum(len(tokenize(query)) + len(tokenize(text)) for text in documents)
     return {"id": "rerank-fake", "usage": {"total_tokens": tokens}, "results": results[: request.get("top_n")]}
 

@@ -271,8 +271,8 @@ class Answer:
     async def frames(self) -> AsyncIterator[tuple[bytes, int]]:
         """The data of each SSE frame but the last, and how many tokens it carries, at the set pace."""
         if deltas := self._structured():
-            async for frame in self._structured_frames(deltas):
-                yield frame, 1
+            async for data in self._structured_frames(deltas):
+                yield data, 1
             return
         behaviour, with_ids = self.behaviour, bool(self.request.get("return_token_ids"))
         if behaviour.first_token_s:
