@@ -150,7 +150,7 @@ def test_an_unknown_model_lists_what_there_is(client: openai.OpenAI, upstream: F
 
 
 def test_other_routes_do_not_reach_the_model(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
-    for method, path in (("POST", "/load_lora_adapter"), ("GET", "/../metrics"), ("GET", "/chat/completions")):
+    for method, path in (("POST", "/load_lora_adapter"), ("GET", "/../version"), ("GET", "/chat/completions")):
         answer = httpx.request(method, gateway.base_url + path, headers={"Authorization": f"Bearer {KEY}"})
         assert answer.status_code in (404, 405)
         assert answer.json()["error"]["code"] == "unknown_url"

@@ -5,10 +5,12 @@ import os
 import uvicorn
 
 from aiia_serving.logs import configure_logging
+from aiia_serving.tracing import configure_tracing
 
 
 def main() -> None:
     configure_logging()
+    configure_tracing("gateway")
     uvicorn.run(
         "aiia_serving.gateway.app:app",
         host=os.environ.get("AIIA_HOST", "127.0.0.1"),

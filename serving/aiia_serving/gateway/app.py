@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from aiia_serving import tracing
+from aiia_serving.gateway import metrics
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, internal_error
 from aiia_serving.gateway.exchange import until_disconnected
@@ -27,6 +29,9 @@ from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, Tokeni
 from aiia_serving.gateway.services import Gateway
 from aiia_serving.gateway.settings import GatewaySettings
 from aiia_serving.gateway.tokens import count_tokens
+from aiia_serving.gateway.usage import Outcome
+from aiia_serving.logs import request_id as current_request
+from aiia_serving.metrics import CONTENT_TYPE, may_read, page
 from aiia_serving.state import ModelState
 
 log = logging.getLogger("aiia_serving.gateway")
@@ -58,29 +63,42 @@ class _Work(Generic[R]):
         self._protocol = protocol
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        with tracing.span(f"POST {scope['path']}", tracing.SpanKind.SERVER, headers=headers) as span:
+            await self._serve(scope, receive, send, headers, span)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], span: tracing.Span
+    ) -> None:
+        started = time.monotonic()
         request_id = uuid.uuid4().hex
         reply = self._protocol.reply(send, request_id)
         fields: dict[str, Any] = {"request_id": request_id, "path": scope["path"]}
         exchange: Served | None = None
+        outcome: Outcome = "cancelled"
         try:
             gateway = self._lazy.get()
             caller = await gateway.authenticator.caller(headers)
             if caller.request_id:
                 reply.request_id = fields["request_id"] = caller.request_id
+            current_request.set(reply.request_id)
             fields |= {"user": caller.user, "class": caller.work_class}
             body = await read_body(scope, receive, gateway.settings.gateway_max_body)
             if body is None:
                 return
             exchange = self._protocol.exchange(gateway, caller, reply, body, _deadline_s(headers))
             fields["model"] = exchange.usage.model
-            if not await until_disconnected(exchange.serve(), disconnected(receive)):
+            if await until_disconnected(exchange.serve(), disconnected(receive)):
+                outcome = "complete"
+            else:
                 fields["outcome"] = "caller left"
         except ApiError as error:
+            outcome = "failed"
             fields |= {"error": error.error["code"], "status": error.status}
             await reply.error(error)
         except Exception:
+            outcome = "failed"
+            fields["error"] = "internal_error"
             log.exception("request failed", extra={"fields": fields})
             await reply.error(internal_error(reply.request_id))
         finally:
@@ -88,6 +106,9 @@ class _Work(Generic[R]):
             fields["duration_ms"] = round((time.monotonic() - started) * 1000, 1)
             if exchange is not None and exchange.usage.first_token_s is not None:
                 fields["first_token_ms"] = round(exchange.usage.first_token_s * 1000, 1)
+            usage = exchange.usage if exchange is not None else None
+            metrics.answered(usage, outcome, fields["status"], fields.get("error"))
+            tracing.describe(span, outcome, fields)
             log.info("request", extra={"fields": fields})
 
 
@@ -170,6 +191,14 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         wanted = parse(TokenizeRequest, body or b"")
         model = await gateway.registry.get(wanted.model)
         return JSONResponse({"count": await count_tokens(gateway.session, model, wanted)})
+
+    @app.get("/metrics")
+    async def show_metrics(request: Request) -> Response:
+        gateway = lazy.get()
+        if not may_read(request.client and request.client.host, request.headers, gateway.settings.internal_token):
+            raise HTTPException(404)
+        metrics.show_queues(await gateway.queue.load())
+        return Response(page(), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")
     async def healthz() -> Response:

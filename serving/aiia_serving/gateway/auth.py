@@ -11,6 +11,7 @@ from typing import get_args
 
 import aiohttp
 
+from aiia_serving.gateway import metrics
 from aiia_serving.gateway.errors import ApiError, unauthorized, unavailable
 from aiia_serving.queue import WorkClass
 
@@ -74,7 +75,9 @@ class Authenticator:
 
     async def _verified(self, digest: str) -> Caller | None:
         cached = self._cache.get(digest)
-        if cached is not None and cached[0] > time.monotonic():
+        hit = cached is not None and cached[0] > time.monotonic()
+        metrics.key_checks.labels("hit" if hit else "miss").inc()
+        if cached is not None and hit:
             return cached[1]
         asking = self._asking.get(digest)
         if asking is None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from aiia_serving import tracing
+from aiia_serving.gateway import metrics
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, overloaded, unavailable, unsupported
 from aiia_serving.gateway.reply import Reply
@@ -47,6 +49,7 @@ class Exchange:
         self._ticket: Ticket | None = None
         self.usage = usage
         self.retries = 0
+        self.continuations = 0
 
     async def _attempt(self, model: ModelState) -> None:
         """Asks a ready model and answers the caller. Raises ``UpstreamLostError`` when another try is safe."""
@@ -77,6 +80,7 @@ class Exchange:
                 # What never had a slot has cost nothing.
                 self._ticket.release(usage.cost if usage.admitted_at is not None else 0)
             gateway.meter.record(usage, outcome)
+            metrics.finished(usage, retried=self.retries, continued=self.continuations)
 
     def _cost_so_far(self) -> float:
         """What the request has cost until now, roughly: it counts if this gateway dies."""
@@ -126,13 +130,15 @@ class Exchange:
         give_up_at: float | None = None
         while True:
             asked_at = time.monotonic()
-            model = await turn.come(ticket)
+            with tracing.span("wait for a turn", model=self.usage.model):
+                model = await turn.come(ticket)
             self.usage.admit()
             if give_up_at is not None:
                 # The time a model was not ready in between counts against the hold time alone.
                 give_up_at += time.monotonic() - asked_at
             try:
-                return await self._attempt(model)
+                with tracing.span("ask the model", tracing.SpanKind.CLIENT, model=model.id):
+                    return await self._attempt(model)
             except UpstreamLostError as lost:
                 now = time.monotonic()
                 if give_up_at is None:

@@ -61,7 +61,6 @@ class Generation(Exchange):
         self._written: Written | None = None
         self._usage_reported = False
         self._running_said = False
-        self.continuations = 0
 
     async def _attempt(self, model: ModelState) -> None:
         self._running_said = False

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from aiia_serving import tracing
 from aiia_serving.gateway.errors import ApiError, stalled, upstream_failed
 from aiia_serving.gateway.wire import Client, Response, WireError
 from aiia_serving.state import ModelState
@@ -67,7 +68,7 @@ async def _send(
     if model.upstream is None:
         raise UpstreamLostError("the model has no address yet")
     # Compressed events would have to be unpacked to be relayed.
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **extra}
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **tracing.headers(), **extra}
     if model.upstream.api_key:
         headers["Authorization"] = f"Bearer {model.upstream.api_key}"
     if model.engine == "vllm":

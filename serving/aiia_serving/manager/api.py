@@ -10,10 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.manager.manager import Manager
+from aiia_serving.manager.metrics import Scrape
 from aiia_serving.manager.problems import Problem, problems
+from aiia_serving.metrics import CONTENT_TYPE, may_read, page
 
 _LONGEST_WAIT_S = 60.0
 _LARGEST_DOCUMENT = 1024 * 1024
+# Has a rule of its own, or none.
+_OPEN = {"/healthz", "/metrics"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,10 +34,11 @@ class Bounds(BaseModel):
 def application(manager: Manager, token: str | None) -> web.Application:
     """All routes, for the holder of ``token``."""
     app = web.Application(middlewares=[problems, _authorised(token)], client_max_size=_LARGEST_DOCUMENT)
-    routes = _Routes(manager)
+    routes = _Routes(manager, token)
     app.add_routes(
         [
             web.get("/healthz", routes.healthz),
+            web.get("/metrics", routes.metrics),
             web.get("/state", routes.state),
             web.get("/events", routes.events),
             web.post("/models/{id}/load", routes.load),
@@ -51,7 +56,7 @@ def _authorised(token: str | None) -> Any:
     @web.middleware
     async def authorised(request: web.Request, handler: _Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
-        if request.path != "/healthz" and not (
+        if request.path not in _OPEN and not (
             token and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
         ):
             raise Problem(401, "The internal token is wanted.")
@@ -61,11 +66,19 @@ def _authorised(token: str | None) -> Any:
 
 
 class _Routes:
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, token: str | None) -> None:
         self._manager = manager
+        self._token = token
+        self._scrape = Scrape(manager.board)
 
     async def healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        if not may_read(request.remote, request.headers, self._token):
+            raise Problem(404, "There is nothing here.")
+        self._scrape()
+        return web.Response(body=page(), headers={"Content-Type": CONTENT_TYPE})
 
     async def state(self, request: web.Request) -> web.Response:
         return _json(await self._manager.board.wait(request.query.get("after", ""), _wait(request)))
