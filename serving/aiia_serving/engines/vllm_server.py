@@ -8,7 +8,6 @@ import vllm.v1.engine.utils as engine_processes
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from aiia_serving.engines.spare import keep_spare
 
@@ -22,12 +21,6 @@ class LocalFiles(CallbackBase):  # type: ignore[misc]  # Ray is not typed
 
 class Engine(VLLMEngine):  # type: ignore[misc]
     """On CPUs the worker runs inside the engine's process, and that is forked from one that has imported vLLM."""
-
-    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
-        engine, frontend, config = super()._prepare_engine_config(callback_ctx)
-        if frontend.lora_modules:
-            frontend.lora_modules = [LoRAModulePath(**adapter) for adapter in frontend.lora_modules]
-        return engine, frontend, config
 
     def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
         parallel = engine_config.parallel_config
