@@ -39,7 +39,16 @@ class ManagerProcess:
         self.start()
 
     def start(self) -> None:
+        """Returns when it answers."""
         self.process = subprocess.Popen(self._command, env=self._environment, cwd=ROOT)
+        while True:
+            try:
+                httpx.get(f"{self.url}/healthz", timeout=30)
+            except httpx.ConnectError:
+                assert self.process.poll() is None
+                time.sleep(0.05)  # Its port is not open yet.
+            else:
+                return
 
     def stop(self) -> int:
         self.process.terminate()
@@ -57,12 +66,7 @@ class ManagerProcess:
         """The first report, by model, that is as `wanted`."""
         deadline, version, models = time.monotonic() + timeout, "", {}
         while time.monotonic() < deadline:
-            try:
-                report = self.request("GET", "/state", params={"after": version, "wait": "2"}).json()
-            except httpx.ConnectError:
-                assert self.process.poll() is None
-                time.sleep(0.05)  # Its port is not open yet.
-                continue
+            report = self.request("GET", "/state", params={"after": version, "wait": "2"}).json()
             version = report["version"]
             models = {model["id"]: model for model in report["models"]}
             if wanted(models):

@@ -38,6 +38,8 @@ class Preparing:
         self._now: tuple[str, asyncio.subprocess.Process] | None = None
         self._steps: dict[str, Step] = {}
         self._failures: dict[str, str] = {}
+        # What was here once counts as here: a volume that is away for a moment must not end what runs.
+        self._present: set[str] = set()
         self._work = asyncio.Event()
 
     def ask(self, document: ModelDocument) -> None:
@@ -50,15 +52,19 @@ class Preparing:
         """This model's files are not wanted any more, or its document is another one."""
         self._failures.pop(name, None)
         self._asked.pop(name, None)
+        self._present.discard(name)
         if self._now is not None and self._now[0] == name and self._now[1].returncode is None:
             self._now[1].kill()
 
     def present(self, document: ModelDocument) -> bool:
         """Whether everything of this model is here."""
-        try:
-            return store.is_present(document, self._cache)
-        except LookupError:
-            return False
+        if document.id not in self._present:
+            try:
+                if store.is_present(document, self._cache):
+                    self._present.add(document.id)
+            except LookupError:
+                return False
+        return document.id in self._present
 
     def waits(self, name: str) -> bool:
         """Whether it is asked for and has not come to an end."""

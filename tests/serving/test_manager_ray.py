@@ -1,0 +1,212 @@
+"""Manager, policy and Serve on real Ray, with an engine that costs nothing and a gateway that says what we want."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from aiia_serving.engines.environment import RaySettings
+from aiia_serving.settings import model_cache
+from tests.fakes import ROOT
+from tests.fakes.control import INTERNAL_TOKEN
+from tests.fakes.gateway import free_port
+from tests.serving import cheap
+from tests.support.demand import FakeQueues
+from tests.support.manager import ManagerProcess
+
+pytestmark = [pytest.mark.serving, pytest.mark.timeout(600)]
+
+
+def document(name: str, *, sleep: bool = False, **scaling: Any) -> dict[str, Any]:
+    quick = {"maxInFlight": 2, "targetWaitS": 10, "scaleDownAfterS": 2, "scaleToZeroAfterS": 4}
+    spec: dict[str, Any] = {"task": "chat", "engine": "vllm", "source": {"path": "/"}, "scaling": {**quick, **scaling}}
+    if sleep:
+        spec |= {"resources": {"gpus": 1}, "vllm": {"sleep": True}}
+    return {"apiVersion": "aiia.dev/v1", "kind": "Model", "metadata": {"name": name}, "spec": spec}
+
+
+class Cluster:
+    """A Ray head, a manager and a fake gateway."""
+
+    def __init__(self, folder: Path, queues: FakeQueues) -> None:
+        self.queues = queues
+        self.settings = RaySettings(folder, model_cache(), free_port(), free_port(), folder / "ray-token")
+        environment = {
+            "AIIA_DATA_DIR": str(folder),
+            "AIIA_RAY_PORT": str(self.settings.ray_port),
+            "AIIA_SERVE_PORT": str(self.settings.serve_port),
+            "AIIA_RAY_TOKEN_FILE": str(self.settings.token_file),
+            "AIIA_GATEWAY_URL": queues.url,
+            "AIIA_INTERNAL_TOKEN": INTERNAL_TOKEN,
+            "PYTHONPATH": f"{ROOT / 'serving'}:{ROOT}",
+        }
+        command = [sys.executable, "-m", "aiia_serving", "models"]
+        self.head = subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT)
+        self.manager = ManagerProcess(folder, Path(cheap.__file__), **environment)
+
+    def stop(self) -> None:
+        below = psutil.Process(self.head.pid).children(recursive=True)
+        self.manager.stop()
+        self.head.terminate()
+        self.head.wait(30)
+        psutil.wait_procs(below, timeout=10)
+
+    def put(self, name: str, **options: Any) -> None:
+        answer = self.manager.request("PUT", f"/models/{name}", json=document(name, **options))
+        assert answer.is_success, answer.text
+
+    def post(self, path: str, **body: Any) -> None:
+        assert self.manager.request("POST", f"/models/{path}", json=body or None).status_code == 202
+
+    def wait_replicas(self, name: str, replicas: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.manager.wait(lambda models: models[name]["replicas"] == replicas, 120)[name]
+        return found
+
+    def url(self, name: str, seconds: float) -> str:
+        return f"http://127.0.0.1:{self.settings.serve_port}/{name}/count/{seconds}"
+
+
+class Stream:
+    """An answer that is read in the background, to its end."""
+
+    def __init__(self, url: str) -> None:
+        self.lines: list[str] = []
+        self.begun = threading.Event()
+        self._url = url
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        assert self.begun.wait(60)
+
+    def _read(self) -> None:
+        with httpx.stream("GET", self._url, timeout=60) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    self.lines.append(line.removeprefix("data: "))
+                    self.begun.set()
+
+    @property
+    def goes_on(self) -> bool:
+        return self._thread.is_alive()
+
+    def numbers(self) -> list[int]:
+        """All of them, once it has ended as it should."""
+        self._thread.join(180)
+        assert not self.goes_on
+        assert self.lines[-1] == "[DONE]"
+        return [json.loads(line)["number"] for line in self.lines[:-1]]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with FakeQueues() as queues:
+        cluster = Cluster(tmp_path_factory.mktemp("manager"), queues)
+        yield cluster
+        cluster.stop()
+
+
+def test_replicas_follow_the_queue_from_none_to_two_and_back(cluster: Cluster) -> None:
+    cluster.put("elastic", minReplicas=0, maxReplicas=2)
+    cold = cluster.manager.wait_state("elastic", "cold")
+    assert cold["starts_on_demand"]
+    cluster.queues.set("elastic", waiting=1)
+    cluster.manager.wait_state("elastic", "starting", 120)
+    assert cluster.manager.wait_state("elastic", "ready", 120)["max_in_flight"] == 2
+    cluster.queues.set("elastic", waiting=9, running=2, slots=2, work_s=60)
+    assert cluster.wait_replicas("elastic", 2)["max_in_flight"] == 4
+    # The work is done but for one stream: one replica stays for it, whatever the time.
+    stream = Stream(cluster.url("elastic", 20))
+    cluster.queues.set("elastic", running=1, slots=4)
+    cluster.wait_replicas("elastic", 1)
+    assert stream.goes_on
+    assert stream.numbers() == list(range(200))
+    assert cluster.manager.wait(bool)["elastic"]["replicas"] == 1
+    cluster.queues.set("elastic")
+    cluster.manager.wait_state("elastic", "cold", 60)
+    assert cluster.wait_replicas("elastic", 0)["starts_on_demand"]
+
+
+def test_a_change_of_one_model_leaves_the_streams_of_another_whole(cluster: Cluster) -> None:
+    cluster.put("steady")
+    cluster.manager.wait_state("steady", "ready", 120)
+    stream = Stream(cluster.url("steady", 60))
+    cluster.put("other")
+    cluster.manager.wait_state("other", "ready", 120)
+    cluster.post("other/scale", min_replicas=2, max_replicas=2)
+    cluster.wait_replicas("other", 2)
+    cluster.post("other/scale", min_replicas=1, max_replicas=1)
+    cluster.wait_replicas("other", 1)
+    cluster.post("other/unload")
+    cluster.manager.wait_state("other", "cold", 120)
+    cluster.post("other/load")
+    cluster.manager.wait_state("other", "ready", 120)
+    assert cluster.manager.request("DELETE", "/models/other").status_code == 204
+    cluster.manager.wait(lambda models: "other" not in models, 120)
+    assert stream.goes_on
+    assert stream.numbers() == list(range(600))
+
+
+def test_the_bounds_of_a_model_change_under_its_own_streams(cluster: Cluster) -> None:
+    cluster.put("steady")
+    cluster.manager.wait_state("steady", "ready", 120)
+    stream = Stream(cluster.url("steady", 20))
+    cluster.post("steady/scale", min_replicas=2, max_replicas=2)
+    cluster.wait_replicas("steady", 2)
+    cluster.put("steady", maxReplicas=1, targetWaitS=5)
+    cluster.post("steady/scale", min_replicas=1, max_replicas=1)
+    cluster.wait_replicas("steady", 1)
+    assert stream.numbers() == list(range(200))
+
+
+def test_unloading_lets_answers_end_and_no_request_starts_it(cluster: Cluster) -> None:
+    cluster.put("drained", minReplicas=0)
+    cluster.post("drained/load")
+    cluster.manager.wait_state("drained", "ready", 120)
+    stream = Stream(cluster.url("drained", 8))
+    cluster.post("drained/unload")
+    cluster.manager.wait_state("drained", "draining")
+    assert stream.numbers() == list(range(80))
+    state = cluster.manager.wait_state("drained", "cold", 60)
+    assert (state["reason"], state["starts_on_demand"]) == ("Unloaded by an administrator", False)
+    cluster.queues.set("drained", waiting=1)
+    cluster.post("drained/scale", min_replicas=0, max_replicas=1)
+    assert cluster.manager.wait(bool)["drained"]["state"] == "cold"
+    cluster.post("drained/load")
+    cluster.manager.wait_state("drained", "ready", 120)
+
+
+def test_a_new_manager_finds_everything_as_it_was(cluster: Cluster) -> None:
+    cluster.put("steady")
+    cluster.manager.wait_state("steady", "ready", 120)
+    stream = Stream(cluster.url("steady", 15))
+    cluster.manager.stop()
+    cluster.manager.start()
+    cluster.manager.wait_state("steady", "ready", 60)
+    assert stream.numbers() == list(range(150))
+
+
+def test_an_idle_model_sleeps_and_wakes_for_the_first_request(cluster: Cluster) -> None:
+    cluster.put("sleeper", sleep=True, minReplicas=0, maxReplicas=2)
+    awake = cluster.manager.wait_state("sleeper", "ready", 120)
+    pid = json.loads(Stream(cluster.url("sleeper", 0.1)).lines[0])["pid"]
+    asleep = cluster.manager.wait(lambda models: models["sleeper"]["reason"] == "Asleep", 60)["sleeper"]
+    assert (asleep["state"], asleep["replicas"], asleep["starts_on_demand"]) == ("cold", 0, True)
+    assert awake["replicas"] == 1
+    cluster.manager.stop()
+    cluster.manager.start()
+    cluster.manager.wait(lambda models: models.get("sleeper", {}).get("reason") == "Asleep", 60)
+    assert httpx.get(cluster.url("sleeper", 0.1)).status_code == 503
+    cluster.queues.set("sleeper", waiting=1)
+    cluster.manager.wait_state("sleeper", "ready", 60)
+    assert json.loads(Stream(cluster.url("sleeper", 0.1)).lines[0])["pid"] == pid
+    cluster.queues.set("sleeper")
+    cluster.manager.wait(lambda models: models["sleeper"]["reason"] == "Asleep", 60)
+    cluster.post("sleeper/load")
+    cluster.manager.wait_state("sleeper", "ready", 60)
