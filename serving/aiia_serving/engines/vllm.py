@@ -10,7 +10,7 @@ from aiia_serving.engines import presets, store
 
 # What becomes of these is more than an engine argument of the same name.
 _NOT_ARGUMENTS = {"sleep", "loras", "cpu_kv_cache_gb", "cpu_threads", "engine_args"}
-_LONGEST_ANSWER_S = 600
+_LONGEST_ANSWER_S = 3600
 
 
 def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
