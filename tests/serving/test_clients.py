@@ -51,8 +51,9 @@ def test_openai_calls_tools(client: openai.OpenAI, upstream: FakeUpstream) -> No
     assert "index" not in calls[0].to_dict()
     results: Any = [{"role": "tool", "tool_call_id": call.id, "content": "rain"} for call in calls]
     message: Any = answer.choices[0].message
-    final = client.chat.completions.create(model="fake", messages=[*HI, message, *results], tools=TOOLS)
-    assert final.choices[0].message.content == answer_text(32)
+    for told in (message, message.model_dump()):
+        final = client.chat.completions.create(model="fake", messages=[*HI, told, *results], tools=TOOLS)
+        assert final.choices[0].message.content == answer_text(32)
     sent = upstream.requests()[-1]["body"]
     assert [given["role"] for given in sent["messages"]] == ["user", "assistant", "tool", "tool"]
     assert sent["tools"] == TOOLS
@@ -174,8 +175,9 @@ def llm(gateway: GatewayProcess, tmp_path: Path) -> Any:
         "supports_tools": True,
         "vision": True,
     }
+    models = [model, {**model, "model_id": "ours-by-responses", "responses": True}]
     # JSON is YAML.
-    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([model]))
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
     (tmp_path / "keys.json").write_text(json.dumps({"aiia": KEY}))
     # Other packages' plugins are none of this test's business.
     env = {**os.environ, "LLM_USER_PATH": str(tmp_path), "LLM_LOAD_PLUGINS": "", "PYTHONIOENCODING": "utf-8"}
@@ -197,10 +199,11 @@ def test_llm(llm: Any, upstream: FakeUpstream) -> None:
     assert json.loads(llm("prompt", "-m", "ours", "--schema", json.dumps(SCHEMA), "hi")) == ARGUMENTS
 
 
-def test_llm_calls_tools(llm: Any, upstream: FakeUpstream) -> None:
+@pytest.mark.parametrize("model", ["ours", "ours-by-responses"])
+def test_llm_calls_tools(llm: Any, upstream: FakeUpstream, model: str) -> None:
     upstream.control(calls=1)
     function = "def weather(town: str, days: int) -> str:\n    return f'rain in {town} for {days}'"
-    said = llm("prompt", "-m", "ours", "--functions", function, "hi")
+    said = llm("prompt", "-m", model, "--functions", function, "hi")
     assert said.strip() == answer_text(32).strip()
     assert upstream.requests()[-1]["body"]["messages"][-1]["content"] == "rain in é🙂 for 7"
 

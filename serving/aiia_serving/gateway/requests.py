@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, with_config
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator, with_config
 from pydantic_core import from_json
 from typing_extensions import TypedDict
 
@@ -13,6 +13,17 @@ class Strict(BaseModel):
     """A part of a request: what it does not name is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Echoed(Strict):
+    """A part of an answer, which clients send back with the fields of their own types: those that are empty go."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None or name in cls.model_fields}
 
 
 def inline_image(url: Any) -> Any:
@@ -38,12 +49,12 @@ class _TextPart(Strict):
     text: str
 
 
-class _CalledFunction(Strict):
+class _CalledFunction(Echoed):
     name: str
     arguments: str
 
 
-class _ToolCall(Strict):
+class _ToolCall(Echoed):
     id: str
     type: Literal["function"] = "function"
     function: _CalledFunction
@@ -51,7 +62,7 @@ class _ToolCall(Strict):
     index: int | None = Field(default=None, exclude=True)
 
 
-class Message(Strict):
+class Message(Echoed):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from aiia_serving.gateway.requests import ChatRequest, Strict, TokenizeRequest
+from aiia_serving.gateway.requests import ChatRequest, Echoed, Strict, TokenizeRequest
 
 
-class _Block(Strict):
+class _Block(Echoed):
     # Prefixes are cached here without being asked.
     cache_control: dict[str, Any] | None = None
 
@@ -34,7 +34,7 @@ class _Image(_Block):
         return {"type": "image_url", "image_url": {"url": url}}
 
 
-class _Thinking(Strict):
+class _Thinking(Echoed):
     type: Literal["thinking"]
     thinking: str
     signature: str | None = None
@@ -215,6 +215,7 @@ class MessagesRequest(CountRequest):
     top_k: int | None = Field(default=None, ge=0)
     metadata: _Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
+    context_management: dict[str, Any] | None = None
 
     def chat(self) -> ChatRequest:
         """The same as a request for a chat."""

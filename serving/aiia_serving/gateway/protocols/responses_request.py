@@ -2,24 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from aiia_serving.gateway.requests import ChatRequest, Strict, inline_image
+from aiia_serving.gateway.requests import ChatRequest, Echoed, Strict, inline_image
 
 
-class _Item(Strict):
-    # Present in what an answer gave, which clients send back as it was.
+class _Item(Echoed):
+    # An answer's items have these; a conversation has no use for them.
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nothing(cls, given: Any) -> Any:
-        """Clients' own types have fields that this server has never heard of, empty."""
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
-
-class _Text(Strict):
+class _Text(Echoed):
     type: Literal["input_text", "output_text", "text"]
     text: str
     annotations: list[Any] | None = None
