@@ -12,11 +12,14 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "se
 
 
 def of(document: ModelDocument, cache: Path) -> tuple[str, ...]:
-    """Words such as ``chat``, ``completions``, ``json_schema``, ``tools``, ``reasoning``, ``vision``, ``rerank``."""
+    """Words such as ``chat``, ``completions``, ``json_schema``, ``tools``, ``reasoning``, ``vision``, ``rerank``.
+
+    ``token_ids`` says that the engine takes and returns them, ``priority`` that it takes a request's rank.
+    """
     found = [*_OF_TASK[document.spec.task]]
     options = document.spec.vllm
     if document.spec.engine == "vllm":
-        found.append("json_schema")
+        found += ["json_schema", "token_ids", "priority"]
         if options is not None and options.tool_call_parser:
             found.append("tools")
         if options is not None and options.reasoning_parser:

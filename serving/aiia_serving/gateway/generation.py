@@ -82,7 +82,7 @@ class Generation(Exchange):
             await self._end_by_length(written)
             return
         name = model.upstream.model if model.upstream else model.id
-        payload = continuation_payload(self._request, name, written, left or 1_000_000)
+        payload = continuation_payload(self._request, name, written, left or 1_000_000) | self._rank(model)
         response = await self._open(model, "/completions", payload)
         await self._relay(response, model, Splice(written, self._chat, with_ids=True))
 
@@ -190,14 +190,11 @@ class Generation(Exchange):
         return response
 
     def _payload(self, model: ModelState) -> dict[str, Any]:
-        payload = model_payload(
-            self._request,
-            model=model.upstream.model if model.upstream else model.id,
-            with_token_ids=model.exact_continuation,
-        )
-        if "priority" in model.capabilities:
-            payload["priority"] = _PRIORITIES[self._caller.work_class]
-        return payload
+        name = model.upstream.model if model.upstream else model.id
+        return model_payload(self._request, model=name, with_token_ids=model.exact_continuation) | self._rank(model)
+
+    def _rank(self, model: ModelState) -> dict[str, Any]:
+        return {"priority": _PRIORITIES[self._caller.work_class]} if "priority" in model.capabilities else {}
 
     def _on_first_token(self) -> None:
         if self.usage.first_token_at is None:
