@@ -83,3 +83,48 @@ def test_the_schema_on_disk_is_current() -> None:
     assert (ROOT / "models" / "schema.json").read_text() == schema_text(), (
         "run: python -m aiia_serving schema models/schema.json"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("engineArgs: {max_num_sequences: 8}", "spec.vllm.engineArgs: vLLM has no argument max_num_sequences; did you"),
+        (
+            "engineArgs: {max_num_seqs: 8}",
+            "spec.vllm.engineArgs: max_num_seqs is an option of its own: vllm.maxNumSeqs",
+        ),
+        ("engineArgs: {model: x}", "spec.vllm.engineArgs: model is set from the rest of the document"),
+        (
+            "tensorParallelSize: 2",
+            "spec: vllm.tensorParallelSize times vllm.pipelineParallelSize is 2, but resources.gpus",
+        ),
+        ("loras: [{name: a, source: {}}]", "spec.vllm.loras.0.source: exactly one of huggingface, path is wanted"),
+        ("loras: [{name: A b, source: {path: /a}}]", "spec.vllm.loras.0.name: String should match pattern"),
+        ("maxNumSeq: 8", "spec.vllm.maxNumSeq: Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_in_engine_options_is_named(tmp_path: Path, options: str, problem: str) -> None:
+    write(tmp_path, "model.yaml", f"{GOOD}  vllm: {{{options}}}\n")
+    (refusal,) = load_catalogue([tmp_path]).refusals
+    assert refusal.problem.startswith(problem)
+
+
+def test_only_gpus_sleep(tmp_path: Path) -> None:
+    write(tmp_path, "model.yaml", GOOD.replace("gpus: 1, ", "gpus: 0, ") + "  vllm: {sleep: true}\n")
+    (refusal,) = load_catalogue([tmp_path]).refusals
+    assert refusal.problem == "spec: vllm.sleep: only a model on GPUs can sleep; resources.gpus is 0"
+
+
+def test_an_engine_does_its_tasks_only(tmp_path: Path) -> None:
+    write(tmp_path, "model.yaml", GOOD.replace("task: chat", "task: rerank"))
+    (refusal,) = load_catalogue([tmp_path]).refusals
+    assert refusal.problem == "spec: the engine vllm cannot do the task rerank, but chat"
+
+
+def test_an_adapter_may_not_take_the_name_of_a_model(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", GOOD + "  vllm: {loras: [{name: other, source: {path: /a}}]}\n")
+    write(tmp_path, "other.yaml", GOOD.replace("name: qwen3-8b", "name: other"))
+    catalogue = load_catalogue([tmp_path])
+    assert list(catalogue.documents) == ["other"]
+    (refusal,) = catalogue.refusals
+    assert refusal.problem == "spec.vllm.loras.0.name: other is the name of another model"

@@ -45,6 +45,7 @@ def catalogue_folders() -> list[Path]:
 def load_catalogue(folders: Sequence[Path]) -> Catalogue:
     """All documents of the folders (``*.yaml``, several per file allowed); a later folder's replace an earlier's."""
     documents: dict[str, ModelDocument] = {}
+    places: dict[str, Path] = {}
     refusals: list[Refusal] = []
     for file in _files(folders):
         try:
@@ -58,8 +59,25 @@ def load_catalogue(folders: Sequence[Path]) -> Catalogue:
             except ValidationError as error:
                 refusals.append(Refusal(file, describe(error)))
             else:
-                documents[document.id] = document
+                documents[document.id], places[document.id] = document, file
+    for name, problem in _adapters_in_the_way(documents):
+        refusals.append(Refusal(places[name], problem))
+        del documents[name]
     return Catalogue(documents, tuple(refusals))
+
+
+def _adapters_in_the_way(documents: dict[str, ModelDocument]) -> list[tuple[str, str]]:
+    """The documents with an adapter whose name is taken, and what to say of each."""
+    found, taken = [], set(documents)
+    for name, document in documents.items():
+        names = [adapter.name for adapter in document.adapters]
+        for place, adapter in enumerate(names):
+            if adapter in taken or adapter in names[:place]:
+                found.append((name, f"spec.vllm.loras.{place}.name: {adapter} is the name of another model"))
+                break
+        else:
+            taken.update(names)
+    return found
 
 
 def fingerprint(folders: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
