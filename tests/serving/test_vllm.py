@@ -189,6 +189,18 @@ def test_a_replica_that_is_killed_is_replaced_and_its_requests_wait(model: opena
     assert stack.replica().pid != killed.pid
 
 
+def test_a_stream_goes_on_when_its_replica_is_killed(model: openai.OpenAI, stack: Stack) -> None:
+    asked: Any = {"model": MODEL, "messages": STORY, "temperature": 0, "max_tokens": 120, "stream": True}
+    undisturbed = [chunk.choices[0].delta.content or "" for chunk in model.chat.completions.create(**asked)]
+    text = ""
+    for number, chunk in enumerate(model.chat.completions.create(**asked)):
+        text += chunk.choices[0].delta.content or ""
+        if number == 40:
+            stack.replica().kill()
+    assert text == "".join(undisturbed)
+    assert chunk.choices[0].finish_reason == "length"
+
+
 def test_a_new_manager_adopts_what_runs(model: openai.OpenAI, stack: Stack) -> None:
     replica = stack.replica()
     stack.stop("manager")
