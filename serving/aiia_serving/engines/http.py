@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import traceback
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -65,18 +66,18 @@ def http_application(path: str, endpoint: Endpoint) -> Starlette:
 async def _answer(endpoint: Endpoint, request: Request) -> tuple[Response, int, str]:
     """The response, the tokens that were computed, and how it ended."""
     try:
-        answer = await endpoint(json.loads(await request.body()))
+        body = json.loads(await request.body())
+    except ValueError:
+        return _error(400, "the body is not JSON"), 0, "refused"
+    try:
+        answer = await endpoint(body)
     except ValidationError as error:
         return _error(400, describe(error)), 0, "refused"
     except BadRequest as error:
         return _error(400, str(error), error.field), 0, "refused"
-    except ValueError as error:
-        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-            return _error(400, "the body is not JSON"), 0, "refused"
-        log.exception("request failed")
-        return _error(500, "the model failed on this request"), 0, "failed"
-    except Exception:
-        log.exception("request failed")
+    except Exception as error:
+        # Without the error's own words, which may repeat the request's.
+        log.error("request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         return _error(500, "the model failed on this request"), 0, "failed"
     return JSONResponse(answer), answer["usage"]["total_tokens"], "complete"
 

@@ -60,7 +60,7 @@ class CrossScorer:
         if self._model.num_labels != 1:
             raise ValueError(f"a model that scores has one label, and this one has {self._model.num_labels}")
         self._tokenizer: Any = self._model.tokenizer
-        self.max_length = max_length or int(self._model.max_length or self._tokenizer.model_max_length)
+        self.max_length = max_length or int(self._model.max_seq_length or self._tokenizer.model_max_length)
 
     def prepare(self, query: str, documents: list[str], truncate: bool) -> list[Item]:
         limit = {"truncation": "only_second", "max_length": self.max_length} if truncate else {"truncation": False}

@@ -5,7 +5,7 @@ import base64
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,15 @@ TokenIds = list[int]
 _TOKENS_AT_ONCE = 16_384
 _MOST_INPUTS = 2048
 
+_Any = TypeVar("_Any")
+_Some = Annotated[list[_Any], Field(min_length=1)]
+
 
 class EmbeddingRequest(BaseModel):
     """OpenAI's body; ``truncate`` cuts inputs that are too long instead of refusing them."""
 
     model: str | None = None
-    input: str | Annotated[list[str], Field(min_length=1)] | TokenIds | list[TokenIds]
+    input: str | _Some[str] | _Some[int] | _Some[TokenIds]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
     truncate: bool = False
