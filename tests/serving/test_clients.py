@@ -85,7 +85,14 @@ def test_openai_parses_by_schema(client: openai.OpenAI, upstream: FakeUpstream) 
 def test_openai_sends_images_stops_and_the_newer_role(client: openai.OpenAI, upstream: FakeUpstream) -> None:
     parts: Any = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
     messages: Any = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
-    client.chat.completions.create(model="fake", messages=messages, stop=["END"], max_completion_tokens=3)
+    client.chat.completions.create(
+        model="fake",
+        messages=messages,
+        stop=["END"],
+        max_completion_tokens=3,
+        prompt_cache_key="k",
+        safety_identifier="s",
+    )
     sent = upstream.requests()[-1]["body"]
     assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
     assert (sent["stop"], sent["max_completion_tokens"]) == (["END"], 3)

@@ -174,6 +174,9 @@ class ChatRequest(GenerationRequest):
     store: bool | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    modalities: list[Literal["text"]] | None = None
 
     def estimated_prompt_tokens(self) -> int:
         return sum(_characters(m) for m in self.messages) // 4
@@ -234,7 +237,10 @@ class TokenizeRequest(Strict):
 R = TypeVar("R", bound=Strict)
 
 # Fields that are not for models: about the relay itself, or dropped as said above.
-_NOT_FORWARDED = {"model", "stream", "stream_options", "return_token_ids", "store", "metadata", "service_tier", "user"}
+_NOT_FORWARDED = {
+    *("model", "stream", "stream_options", "return_token_ids"),
+    *("store", "metadata", "service_tier", "user", "prompt_cache_key", "safety_identifier", "modalities"),
+}
 
 
 def parse(kind: type[R], body: bytes) -> R:
