@@ -79,6 +79,9 @@ def test_a_wish_outlives_the_manager(manager: ManagerProcess) -> None:
         ("DELETE", "/models/demo", None, 409, "comes with aiia"),
         ("DELETE", "/models/nobody", None, 404, "nobody"),
         ("PUT", "/models/other", document("mine"), 422, "names the model other"),
+        ("POST", "/models/far%2Faway/load", None, 404, "far/away"),
+        ("POST", "/catalogue/nothing", None, 404, "nothing"),
+        ("POST", "/catalogue/qwen3-8b", {"overrides": {"spec": {"task": "poetry"}}}, 422, "mistake"),
         ("GET", "/events?wait=soon", None, 422, "seconds"),
         ("GET", "/nothing", None, 404, "Not Found"),
     ],
@@ -158,3 +161,22 @@ def test_what_is_not_here_is_pulled_and_its_failure_told(manager: ManagerProcess
     assert manager.request("POST", "/models/lost/unload").status_code == 202
     manager.wait_state("lost", "cold")
     assert manager.request("POST", "/models/lost/pull").status_code == 202
+
+
+def test_a_ready_document_becomes_the_owners(manager: ManagerProcess) -> None:
+    catalogue = manager.request("GET", "/catalogue").json()
+    assert catalogue["machine"]["memory_bytes"] > 0
+    offers = {model["id"]: model for model in catalogue["models"]}
+    assert not any(offer["added"] for offer in offers.values())
+    offer = offers["bge-small-en"]
+    assert {"title", "task", "license", "parameters", "fits", "reason", "precision", "max_model_len"} <= offer.keys()
+    assert offer["download_bytes"] > 0
+    # Nothing is downloaded in this test: its files are said to be here.
+    overrides = {"spec": {"source": {"huggingface": None, "path": "/nowhere"}, "scaling": {"maxReplicas": 2}}}
+    assert manager.request("POST", "/catalogue/bge-small-en", json={"overrides": overrides}).status_code == 201
+    state = manager.wait_state("bge-small-en", "cold")
+    assert (state["engine"], state["max_replicas"], state["capabilities"]) == ("embedding", 2, ["embeddings"])
+    assert manager.request("POST", "/catalogue/bge-small-en").status_code == 409
+    catalogue = manager.request("GET", "/catalogue").json()
+    assert [model["id"] for model in catalogue["models"] if model["added"]] == ["bge-small-en"]
+    assert manager.request("DELETE", "/models/bge-small-en").status_code == 204

@@ -1,5 +1,6 @@
 """The manager's HTTP interface; docs/developers/architecture.md has the shapes."""
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.manager.manager import Manager
 from aiia_serving.manager.metrics import Scrape
+from aiia_serving.manager.offers import offered, offers
 from aiia_serving.manager.problems import Problem, problems
 from aiia_serving.metrics import CONTENT_TYPE, may_read, page
 
@@ -31,6 +33,14 @@ class Bounds(BaseModel):
     max_replicas: int | None = Field(default=None, ge=1)
 
 
+class Addition(BaseModel):
+    """The body of a ready document's addition, which may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overrides: dict[str, Any] = {}
+
+
 def application(manager: Manager, token: str | None) -> web.Application:
     """All routes, for the holder of ``token``."""
     app = web.Application(middlewares=[problems, _authorised(token)], client_max_size=_LARGEST_DOCUMENT)
@@ -47,6 +57,8 @@ def application(manager: Manager, token: str | None) -> web.Application:
             web.post("/models/{id}/scale", routes.scale),
             web.put("/models/{id}", routes.put),
             web.delete("/models/{id}", routes.delete),
+            web.get("/catalogue", routes.catalogue),
+            web.post("/catalogue/{id}", routes.add),
         ]
     )
     return app
@@ -117,10 +129,29 @@ class _Routes:
             message = f"The address names the model {name}, the document {document.id}."
             raise Problem(422, message, [{"field": "metadata.name", "message": message}])
         if "json" in request.content_type:
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            text = _yaml(content)
         new = self._manager.owned.put(document, text)
         self._manager.look()
         return web.Response(status=201 if new else 204)
+
+    async def catalogue(self, _: web.Request) -> web.Response:
+        # It asks the GPU's driver, the first time.
+        answer = await asyncio.to_thread(offers, self._manager.settings.model_cache, self._manager.documents.keys())
+        return web.json_response(answer)
+
+    async def add(self, request: web.Request) -> web.Response:
+        name, body = _name(request), _parse(await request.text())
+        overrides = Addition.model_validate(body or {}).overrides
+        if name in self._manager.documents:
+            raise Problem(409, f"There is a model {name} already.")
+        try:
+            document = await asyncio.to_thread(offered, name, self._manager.settings.model_cache, overrides)
+        except LookupError as error:
+            raise Problem(404, error.args[0]) from error
+        content = document.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        self._manager.owned.put(document, _yaml(content))
+        self._manager.look()
+        return web.Response(status=201)
 
     async def delete(self, request: web.Request) -> web.Response:
         name = _name(request)
@@ -147,6 +178,10 @@ def _parse(text: str) -> Any:
         raise Problem(
             422, f"The body is neither JSON nor YAML: {error}", [{"field": "", "message": str(error)}]
         ) from error
+
+
+def _yaml(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _json(body: BaseModel) -> web.Response:
