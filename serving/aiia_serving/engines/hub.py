@@ -206,7 +206,8 @@ def _passes(error: Exception) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError) and error.response is not None:
-        return error.response.status_code == 429 or error.response.status_code >= 500
+        status = int(error.response.status_code)
+        return status == 429 or status >= 500
     return isinstance(error, _transport_errors())
 
 

@@ -6,7 +6,7 @@ needs nothing and has none.
 
 from pathlib import Path
 
-from aiia_serving.catalogue.document import ModelDocument
+from aiia_serving.catalogue.document import ModelDocument, Source
 from aiia_serving.catalogue.options import AdapterSource
 from aiia_serving.engines import hub, packaged
 from aiia_serving.engines.files import Progress, is_complete
@@ -33,7 +33,7 @@ def sources(document: ModelDocument) -> list[str]:
     """What has to be fetched or converted before the model can start: its own files and its adapters'."""
     own = document.spec.source
     found = [f"package:{own.package}"] if own.package else []
-    fetched = [own, *(adapter.source for adapter in document.adapters)]
+    fetched: list[Source | AdapterSource] = [own, *(adapter.source for adapter in document.adapters)]
     return found + [f"huggingface:{part.huggingface}@{part.revision}" for part in fetched if part.huggingface]
 
 

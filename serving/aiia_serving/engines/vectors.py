@@ -103,14 +103,13 @@ class Embeddings:
         }
 
     def _inputs(self, request: EmbeddingRequest) -> list[TokenIds]:
-        given = request.input
-        if isinstance(given, str):
-            given = [given]
-        ids = [given] if isinstance(given[0], int) else given
-        if len(ids) > _MOST_INPUTS:
-            raise BadRequest(f"{len(ids)} inputs are more than the {_MOST_INPUTS} that one request may have", "input")
-        texts = [text for text in ids if isinstance(text, str)]
-        inputs = self._vectors.tokenize(texts, request.truncate) if texts else [list(part) for part in ids]  # type: ignore[arg-type]
+        given = [request.input] if isinstance(request.input, str) else request.input
+        texts = [part for part in given if isinstance(part, str)]
+        lists = [part for part in given if isinstance(part, list)]
+        numbers = [part for part in given if isinstance(part, int)]
+        if len(texts) + len(lists) > _MOST_INPUTS:
+            raise BadRequest(f"{len(given)} inputs are more than the {_MOST_INPUTS} that one request may have", "input")
+        inputs = self._vectors.tokenize(texts, request.truncate) if texts else lists or [numbers]
         limit = self._vectors.max_length
         for number, tokens in enumerate(inputs):
             if not tokens or not all(0 <= token < self._vectors.vocabulary for token in tokens):
