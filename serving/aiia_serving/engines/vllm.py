@@ -41,8 +41,8 @@ def engine_arguments(document: ModelDocument, cache: Path) -> dict[str, Any]:
     """vLLM's arguments: those of the GPU's preset, above them the document's."""
     spec, options = document.spec, document.spec.vllm or VllmOptions()
     engine = presets.options_for(_accelerator(document))
-    # The gateway orders what waits in the engine, too; vLLM takes the lower number first.
-    engine |= {"disable_log_stats": False, "scheduling_policy": "priority"}
+    # The gateway orders what waits in the engine, too; vLLM takes the lower number first. And it counts cache hits.
+    engine |= {"disable_log_stats": False, "scheduling_policy": "priority", "enable_prompt_tokens_details": True}
     engine |= options.model_dump(exclude_none=True, exclude=_NOT_ARGUMENTS) | options.engine_args
     if spec.resources.gpus > 1:
         engine.setdefault("tensor_parallel_size", spec.resources.gpus // engine.get("pipeline_parallel_size", 1))
