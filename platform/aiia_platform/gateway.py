@@ -19,7 +19,10 @@ PAGE_WAIT = 0.5
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as the gateway knows it. `progress` is 0 to 1, `eta_s` seconds."""
+    """A model as the gateway knows it. `progress` is 0 to 1, `eta_s` seconds.
+
+    `starts_on_demand`: a cold one starts when a request waits for it.
+    """
 
     id: str
     title: str
@@ -30,6 +33,7 @@ class ModelInfo:
     eta_s: float | None
     max_model_len: int | None
     exact_continuation: bool
+    starts_on_demand: bool = True
 
     @property
     def is_ready(self) -> bool:
@@ -125,6 +129,7 @@ def model_info(entry: dict[str, Any]) -> ModelInfo:
         eta_s=more.get("eta_s"),
         max_model_len=more.get("max_model_len"),
         exact_continuation=bool(more.get("exact_continuation")),
+        starts_on_demand=bool(more.get("starts_on_demand", True)),
     )
 
 

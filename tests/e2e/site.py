@@ -37,9 +37,10 @@ class Site:
             self.kill(role)
         self.gateway.stop()
 
-    def run(self, *command: str) -> None:
+    def run(self, *command: str, stdin: str = "") -> None:
         """A management command."""
-        subprocess.run([sys.executable, "-m", "aiia_platform", *command], env=self._env, check=True)
+        argv = [sys.executable, "-m", "aiia_platform", *command]
+        subprocess.run(argv, env=self._env, input=stdin, text=True, check=True)
 
     def start_web(self) -> None:
         self._start("web", "aiia_web")

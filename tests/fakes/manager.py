@@ -31,6 +31,7 @@ class FakeManager:
         self.calls: list[tuple[str, Any]] = []
         #: A model that is given an order stays as it is.
         self.keep_state = False
+        self.has_catalogue = True
         self._asked = 0
         self._events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
@@ -162,7 +163,7 @@ class FakeManager:
                 return 200, {"version": str(len(self._events)), "models": [*self.models.values()]}
             case "GET", ["events"]:
                 return 200, self._wait(int(query.get("after", "0")), float(query.get("wait", "0")))
-            case "GET", ["catalogue"]:
+            case "GET", ["catalogue"] if self.has_catalogue:
                 machine = {"gpus": [], "memory_bytes": 24 * 1024**3, "disk_free_bytes": 90 * 1024**3, "cpu_count": 2}
                 return 200, {"machine": machine, "models": [*self.catalogue.values()]}
             case "POST", ["catalogue", name]:

@@ -57,6 +57,7 @@ def test_an_ended_answer_says_how(fields: dict[str, object], expected: str) -> N
         ("downloading", {"progress": 0.62, "eta_s": 240.0}, "Downloading 62 %, 4 min left"),
         ("registered", {}, "Waiting to start"),
         ("cold", {}, "Asleep, starts with the first message"),
+        ("cold", {"starts_on_demand": False}, "Unloaded"),
         ("draining", {}, "Stopping"),
         ("failed", {"reason": "Out of memory."}, "Failed: Out of memory"),
     ],

@@ -33,9 +33,9 @@ class Picker:
     def ask_again_s(self) -> int:
         """Seconds after which a page asks for the state again; 0 when there is nothing to wait for."""
         match self.chosen.state if self.chosen else "none" if self.has_none else "":
-            case "ready" | "cold":
+            case "ready":
                 return 0
-            case "failed" | "none":
+            case "cold" | "failed" | "none":
                 return 10
         return 2
 

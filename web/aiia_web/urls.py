@@ -1,9 +1,9 @@
 """Every address of the web app."""
 
 from allauth.account import views as account
-from django.urls import include, path
+from django.urls import include, path, re_path
 
-from aiia_web import accounts, catalogue, chats, errors, generations, styleguide
+from aiia_web import accounts, catalogue, chats, errors, generations, models_page, styleguide
 
 urlpatterns = [
     path("", include("aiia_platform.urls")),
@@ -21,7 +21,13 @@ urlpatterns = [
     path("generations/<uuid:generation_id>/events/", generations.events, name="generation-events"),
     path("generations/<uuid:generation_id>/stop/", generations.stop, name="generation-stop"),
     path("generations/<uuid:generation_id>/retry/", generations.retry, name="generation-retry"),
+    path("models/", models_page.index, name="models"),
     path("models/state/", catalogue.state, name="models-state"),
+    path("models/catalogue/<str:name>/add/", models_page.add, name="model-add"),
+    # Names of remote models may hold slashes, such as "qwen/qwen3-8b".
+    re_path(r"^models/(?P<model_id>.+)/(?P<verb>load|unload)/$", models_page.act, name="model-act"),
+    path("models/<path:model_id>/remove/", models_page.remove, name="model-remove"),
+    path("models/<path:model_id>/scale/", models_page.scale, name="model-scale"),
     path("settings/", accounts.settings, name="settings"),
     path("settings/sidebar/", accounts.sidebar, name="settings-sidebar"),
     path("settings/keys/", accounts.create_key, name="key-create"),

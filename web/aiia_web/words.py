@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from aiia_platform.catalogue.manager import ManagedModel
 from aiia_platform.gateway import ModelInfo
 from aiia_platform.generations.models import Generation
 
@@ -78,8 +79,68 @@ def model_state(model: ModelInfo) -> str:
         case "registered":
             return "Waiting to start"
         case "cold":
-            return "Asleep, starts with the first message"
+            return "Asleep, starts with the first message" if model.starts_on_demand else "Unloaded"
         case "draining":
             return "Stopping"
         case _:
             return ": ".join(filter(None, ("Failed", sentence(model.reason))))
+
+
+def managed_model(model: ManagedModel) -> str:
+    """A model's state, with what its queue does."""
+    words = [model_state(model)]
+    if model.state == "ready" and model.replicas != 1 and model.max_replicas > 1:
+        words.append(f"{model.replicas} replicas")
+    if queue := model.queue:
+        if running := queue.get("running"):
+            words.append(f"{running} running")
+        if waiting := queue.get("waiting"):
+            work = queue.get("work_s")
+            words.append(f"{waiting} waiting, about {span(work)}" if work else f"{waiting} waiting")
+    return " · ".join(words)
+
+
+def model_facts(model: ManagedModel) -> str:
+    """What a model is: `qwen3-8b · chat · 32,768 tokens of context`."""
+    parts = [model.id, model.task]
+    parts.append(f"an adapter of {model.base}" if model.base else "")
+    parts.append("at a remote endpoint" if model.engine == "openai" else "")
+    parts.append(f"{model.max_model_len:,} tokens of context" if model.max_model_len else "")
+    return " · ".join(filter(None, parts))
+
+
+def bounds(model: ManagedModel) -> str:
+    """How many replicas a model may have: `0 to 2`."""
+    low, high = model.min_replicas, model.max_replicas
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def size(number: float) -> str:
+    """Bytes as `1.2 GB`."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+
+
+def machine(found: dict[str, Any]) -> str:
+    """A machine as the catalogue describes it."""
+    gpus = ", ".join(f"{gpu['name']} with {size(gpu['memory_bytes'])}" for gpu in found["gpus"]) or "No GPU"
+    memory, disk = size(found["memory_bytes"]), size(found["disk_free_bytes"])
+    return f"{gpus}, {found['cpu_count']} processors, {memory} of memory, {disk} of disk free."
+
+
+def catalogue_entry(entry: dict[str, Any]) -> str:
+    """What a ready document is and takes."""
+    parts = [entry["id"], entry["task"]]
+    if parameters := entry.get("parameters"):
+        parts.append(
+            f"{parameters / 1e9:.1f} B parameters" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M parameters"
+        )
+    if memory := entry.get("memory_bytes"):
+        precision = f" in {entry['precision']}" if entry.get("precision") else ""
+        parts.append(f"{size(memory)} of memory{precision}")
+    if download := entry.get("download_bytes"):
+        parts.append(f"{size(download)} to download")
+    if context := entry.get("max_model_len"):
+        parts.append(f"{context:,} tokens of context")
+    parts.append(entry.get("license") or "")
+    parts.append("needs a licence accepted on the hub, and HF_TOKEN" if entry.get("gated") else "")
+    return " · ".join(filter(None, parts))

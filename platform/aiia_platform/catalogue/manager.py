@@ -1,6 +1,7 @@
 """The platform's client of the model manager: what the models are doing, and the verbs on them."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,17 +34,16 @@ class ManagerRefused(Problem):
     """The manager answered with a problem of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ManagedModel(ModelInfo):
     """A model as the manager knows it, and its queue as `GET /v1/queue` describes it; None while that is not known.
 
-    `base` names the model whose replicas an adapter shares. `starts_on_demand`: a cold one starts with a request.
+    `base` names the model whose replicas an adapter shares.
     """
 
     engine: str
     capabilities: tuple[str, ...]
     base: str | None
-    starts_on_demand: bool
     replicas: int
     min_replicas: int
     max_replicas: int
@@ -82,6 +82,12 @@ async def events(after: int, wait: float) -> dict[str, Any]:
 async def change(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> Any:
     """Pass a change on to the manager, which checks it. Its answer; raises `ManagerAway` or `ManagerRefused`."""
     return await call(method, path, body=body, content_type=content_type)
+
+
+async def scale(model_id: str, min_replicas: int, max_replicas: int) -> None:
+    """Set the bounds of a model. Raises like `change`; 422 has errors of both fields."""
+    bounds = {"min_replicas": min_replicas, "max_replicas": max_replicas}
+    await change("POST", model_path(model_id, "scale"), json.dumps(bounds).encode())
 
 
 def model_path(model_id: str, verb: str = "") -> str:
@@ -158,7 +164,6 @@ def _managed(state: dict[str, Any], queues: dict[str, Any]) -> ManagedModel:
         engine=state.get("engine") or "",
         capabilities=tuple(state.get("capabilities") or ()),
         base=base,
-        starts_on_demand=bool(state.get("starts_on_demand", True)),
         replicas=state.get("replicas") or 0,
         min_replicas=state.get("min_replicas") or 0,
         max_replicas=state.get("max_replicas", 1),

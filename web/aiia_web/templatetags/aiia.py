@@ -54,6 +54,13 @@ def model_words(model: ModelInfo) -> str:
     return words.model_state(model)
 
 
+register.filter("managed_words", words.managed_model)
+register.filter("model_facts", words.model_facts)
+register.filter("bounds_words", words.bounds)
+register.filter("machine_words", words.machine)
+register.filter("entry_facts", words.catalogue_entry)
+
+
 @register.filter("input")
 def input_html(field: BoundField) -> SafeString:
     """A form's field in our look. The label says what it is, so that no placeholder has to."""
