@@ -27,6 +27,9 @@ class Config(BaseSettings):
     allowed_hosts: str = ""
     gateway_url: str = "http://127.0.0.1:8000/v1"
     gateway_app: str = ""
+    log_level: str = "INFO"
+    #: Where a worker shows its metrics, on loopback; 0: nowhere.
+    metrics_port: int = 0
     manager_url: str = "http://127.0.0.1:8001"
     #: Seconds for which a model may fail, again and again and without a token, before its answer fails.
     patience: float = 120.0

@@ -11,6 +11,7 @@ import aiohttp
 from asgiref.sync import async_to_sync
 
 from aiia_platform.config import config
+from aiia_platform.observability import tracing
 
 #: Seconds: how long a list of models is good for, and how long a page waits for a new one.
 FRESH = 1.0
@@ -59,7 +60,7 @@ class StreamBroken(Exception):
 
 
 def _headers(user: object | None = None) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {config().internal_token}"}
+    headers = {"Authorization": f"Bearer {config().internal_token}", **tracing.headers()}
     if user is not None:
         headers |= {"X-Aiia-User": str(user), "X-Aiia-Class": "interactive", "X-Aiia-Events": "1"}
     return headers

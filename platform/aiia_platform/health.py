@@ -13,7 +13,7 @@ from procrastinate.contrib.django.models import ProcrastinateWorker
 
 from aiia_platform.gateway import GatewayError, ModelInfo, fetch_models
 from aiia_platform.generations import live
-from aiia_platform.internal import is_internal
+from aiia_platform.internal import is_internal, is_local
 
 Check = dict[str, Any]
 OK: Check = {"ok": True}
@@ -34,7 +34,7 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     )
     dependencies = {"postgres": postgres, "redis": redis_state, "worker": worker, "gateway": gateway}
     ready = all(dependencies[name]["ok"] for name in ("postgres", "worker", "gateway"))
-    if not (_is_local(request) or is_internal(request)):
+    if not (is_local(request) or is_internal(request)):
         return JsonResponse({"ready": ready}, status=200 if ready else 503)
     body = {
         "ready": ready,
@@ -51,11 +51,6 @@ async def readyz(request: HttpRequest) -> HttpResponse:
         ],
     }
     return JsonResponse(body, status=200 if ready else 503)
-
-
-def _is_local(request: HttpRequest) -> bool:
-    # A proxy on this machine passes on who asked.
-    return request.META.get("REMOTE_ADDR") in {"127.0.0.1", "::1"} and "X-Forwarded-For" not in request.headers
 
 
 def _down(reason: str) -> Check:

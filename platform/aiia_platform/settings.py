@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "aiia_platform.usage",
 ]
 MIDDLEWARE = [
+    "aiia_platform.observability.middleware.observed",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -171,7 +172,7 @@ PROCRASTINATE_AUTODISCOVER_MODULE_NAME = "jobs"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "formatters": {"json": {"()": "aiia_platform.observability.logs.JsonFormatter"}},
     # A readiness probe that answers "not yet" is no error, however often it is asked.
     "filters": {
         "no_probes": {
@@ -179,7 +180,11 @@ LOGGING = {
             "callback": lambda record: getattr(getattr(record, "request", None), "path", "") != "/readyz",
         }
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["no_probes"]}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {"procrastinate": {"level": "WARNING"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["no_probes"]}},
+    "root": {"handlers": ["stderr"], "level": _config.log_level.upper()},
+    "loggers": {
+        "procrastinate": {"level": "WARNING"},
+        # At its lowest level it writes out what goes into the database.
+        "django.db.backends": {"level": "INFO"},
+    },
 }

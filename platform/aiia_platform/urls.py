@@ -3,11 +3,13 @@ from django.urls import path, re_path
 from aiia_platform import health, internal
 from aiia_platform.catalogue import api as catalogue
 from aiia_platform.catalogue.events import events
+from aiia_platform.observability import metrics
 from aiia_platform.usage import api as usage
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("metrics", metrics.show, name="metrics"),
     path("internal/keys/verify", internal.verify_key, name="internal-verify-key"),
     path("internal/usage", internal.report_usage, name="internal-usage"),
     path("api/models/", catalogue.Models.as_view(), name="api-models"),

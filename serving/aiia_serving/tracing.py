@@ -1,6 +1,6 @@
 """Traces by OpenTelemetry, if ``OTEL_EXPORTER_OTLP_ENDPOINT`` says where to send them.
 
-Without it spans cost a microsecond, nothing is sent, and a caller's trace still goes on to the model's server.
+Without it spans cost microseconds, nothing is sent, and a caller's trace still goes on to the model's server.
 Attributes hold names, counts and times; prompts and answers never.
 """
 

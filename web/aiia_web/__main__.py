@@ -3,9 +3,11 @@
 import uvicorn
 
 from aiia_platform.config import config
+from aiia_platform.observability.tracing import configure_tracing
 
 
 def main() -> None:
+    configure_tracing("web")
     uvicorn.run(
         "aiia_web.asgi:application",
         host=config().host,
@@ -17,6 +19,8 @@ def main() -> None:
         timeout_graceful_shutdown=3,
         server_header=False,
         access_log=False,
+        # Django's configuration of the logs is for all of the process.
+        log_config=None,
     )
 
 

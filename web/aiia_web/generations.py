@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST
 from aiia_platform.accounts.models import User
 from aiia_platform.generations.live import follow
 from aiia_platform.generations.models import ChatBusy, Generation, GenerationQuerySet
+from aiia_platform.observability import metrics
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.fragments import is_fragment
 from aiia_web.streaming import Position, stream
@@ -51,9 +52,10 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         # A request's thread keeps its connection until the response is closed: a few followers would have them all.
         # Given back here rather than above, since middleware may use it after the view.
         await sync_to_async(close_old_connections)()
-        async with aclosing(parts):
-            async for part in parts:
-                yield part
+        with metrics.followers.track_inprogress():
+            async with aclosing(parts):
+                async for part in parts:
+                    yield part
 
     parts = stream(
         follow(generation_id),

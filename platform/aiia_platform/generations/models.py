@@ -13,6 +13,8 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from procrastinate.exceptions import AlreadyEnqueued
 
+from aiia_platform.observability import tracing
+
 #: A worker that has not written for this long is taken for dead. It writes every second.
 STALE_AFTER = timedelta(seconds=5)
 #: Each worker holds the advisory lock (this, its number) while it lives; Postgres lets go of it when it dies.
@@ -97,6 +99,9 @@ class Generation(models.Model):
     first_token_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 
+    #: What the request that asked for it is called in logs and traces, as headers.
+    trace = models.JSONField(default=dict)
+
     objects = GenerationQuerySet.as_manager()
 
     class Meta:
@@ -121,7 +126,9 @@ class Generation(models.Model):
     @classmethod
     def start(cls, *, message: Any, user: Any, model: str) -> "Generation":
         """Queue the making of `message`. Call inside the transaction that stores it."""
-        generation = cls.objects.create(message=message, user=user, model=model, status={"phase": "queued"})
+        generation = cls.objects.create(
+            message=message, user=user, model=model, status={"phase": "queued"}, trace=tracing.headers()
+        )
         generation.enqueue()
         return generation
 
@@ -161,6 +168,7 @@ class Generation(models.Model):
                 raise ChatBusy
             row.state, row.status = self.State.QUEUED, {"phase": "queued"}
             row.error = row.advice = ""
+            row.trace = tracing.headers()
             row.stop_requested = False
             row.heartbeat_at = row.finished_at = row.first_token_at = None
             row.queued_at = Now()  # the database's clock

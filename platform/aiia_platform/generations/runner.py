@@ -21,6 +21,8 @@ from aiia_platform.gateway import Gateway, GatewayError, ModelInfo, StreamBroken
 from aiia_platform.generations import context
 from aiia_platform.generations.live import Publisher
 from aiia_platform.generations.models import Fenced, Generation, StillRunning
+from aiia_platform.observability import metrics, tracing
+from aiia_platform.observability.logs import request_id
 
 log = logging.getLogger(__name__)
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
@@ -76,11 +78,20 @@ class Runner:
                 await asyncio.sleep(WRITE_EVERY)
         if generation is None:
             return
+        if generation.attempt > 1:
+            metrics.takeovers.inc()
         stop = self._stops[pk] = asyncio.Event()
         if generation.stop_requested:
             stop.set()
+        request_id.set(generation.trace.get("X-Request-Id"))
         try:
-            await Attempt(generation, self._gateway, self._publisher, stop).run()
+            with (
+                tracing.span(
+                    "write an answer", tracing.SpanKind.CONSUMER, headers=generation.trace, model=generation.model
+                ),
+                metrics.running.track_inprogress(),
+            ):
+                await Attempt(generation, self._gateway, self._publisher, stop).run()
         except Fenced:
             log.info("generation %s was taken over", pk)
         finally:
@@ -170,14 +181,15 @@ class Attempt:
                 await self._stream()
                 break
             except GatewayError as error:
-                reason, wait = str(error), error.retry_after
+                reason, wait, cause = str(error), error.retry_after, f"the gateway answered {error.status}"
                 # After a start the gateway may hear of a model a moment later than of a question to it.
                 young = error.status == 404 and time.monotonic() - started < UNKNOWN_MODEL
                 if error.is_final and not young:
                     return _refused(error)
             except StreamBroken as error:
-                reason, wait = str(error), None
-            log.warning("generation %s: %s", self.generation.pk, reason)
+                reason, wait, cause = str(error), None, "the stream broke"
+            # Not the reason, since a model may quote what it was asked.
+            log.warning("generation %s: %s", self.generation.pk, cause)
             if failing_since is None or self._tokens > tokens:
                 delay, failing_since = BACK_OFF, time.monotonic()
             failing = time.monotonic() - failing_since
@@ -340,6 +352,8 @@ class Attempt:
                 log.warning("generation %s: cannot be finished yet: %s", generation.pk, error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACK_OFF_MOST)
+        metrics.generation_ended(generation.model, str(outcome.state), generation.queued_at, generation.first_token_at)
+        log.info("generation %s: %s", generation.pk, outcome.state)
         await self.publisher.publish(generation.pk, type="end", state=str(outcome.state))
 
     # Showing it live

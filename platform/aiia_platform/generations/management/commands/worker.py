@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import uvloop
+from aiohttp import web
 from django.core.management.base import BaseCommand
 from procrastinate import App
 from procrastinate.contrib.django import app
@@ -22,6 +23,8 @@ from aiia_platform.db import in_db
 from aiia_platform.generations import jobs
 from aiia_platform.generations.models import PRESENCE, STOP_CHANNEL, Generation
 from aiia_platform.generations.runner import Runner
+from aiia_platform.observability import scrape
+from aiia_platform.observability.tracing import configure_tracing
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
+        configure_tracing("worker")
         with app.replace_connector(app.connector.get_worker_connector()) as worker_app:  # type: ignore[attr-defined]
             uvloop.run(work(worker_app))
 
@@ -61,6 +65,7 @@ async def work(worker_app: App) -> None:
     jobs.use(runner)
     present = asyncio.Event()
     side = [asyncio.create_task(be_present(number, runner, present))]
+    page = await _show_metrics(config().metrics_port)
     try:
         await present.wait()
         async with worker_app.open_async():
@@ -80,6 +85,17 @@ async def work(worker_app: App) -> None:
         await asyncio.gather(*side, return_exceptions=True)
         jobs.use(None)
         await runner.close()
+        if page is not None:
+            await page.cleanup()
+
+
+async def _show_metrics(port: int) -> web.AppRunner | None:
+    try:
+        return await scrape.start(port) if port else None
+    except OSError as error:
+        # Of several workers on one machine the first has the port.
+        log.warning("metrics are not shown: %s", error)
+        return None
 
 
 async def be_present(number: int, runner: Runner, present: asyncio.Event) -> None:
