@@ -230,8 +230,8 @@ def main() -> None:
     finally:
         server.kill()
     text = (
-        f"{len(results[0]):,} requests of {day.users:,} users, {day.floods} floods of {day.flood_requests} among them, each "
-        f"within two minutes; {day.slots} slots, at most {day.max_waiting} waiting.\n\n" + table(results)
+        f"{len(results[0]):,} requests of {day.users:,} users, {day.floods} floods of {day.flood_requests} among them, "
+        f"each within two minutes; {day.slots} slots, at most {day.max_waiting} waiting.\n\n" + table(results)
     )
     print(text)
     print(f"\n{time.perf_counter() - started:.0f} s")
