@@ -145,7 +145,7 @@ def _follow_download(client: Client, name: str) -> None:
 
 def _own_catalogue(data: DataDir) -> Any:
     """The catalogue as this machine's serving package makes it, in a process of its own."""
-    command = [sys.executable, "-P", "-m", "aiia_serving", "catalogue", "--json"]
+    command = [sys.executable, "-P", "-m", "aiia_serving", "catalogue"]
     environment = {**os.environ, "AIIA_MODELS_DIR": os.pathsep.join(map(str, model_folders(data)))}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode != 0:

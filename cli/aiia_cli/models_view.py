@@ -58,7 +58,7 @@ def catalogue(answer: Json) -> Iterator[str]:
     yield f"This machine: {gpus}, {machine['cpu_count']} processors, {memory} of memory, {disk} of disk free."
     yield ""
     rows = [("MODEL", "FITS", "TASK", "MEMORY", "DOWNLOAD", "CONTEXT", "")]
-    for model in sorted(answer["models"], key=lambda model: not model["fits"]):
+    for model in sorted(answer["models"], key=lambda model: (not model["fits"], model["task"] != "chat")):
         context = f"{model['max_model_len']:,}" if model.get("max_model_len") else "-"
         rows.append(
             (
@@ -76,10 +76,11 @@ def catalogue(answer: Json) -> Iterator[str]:
 
 def _note(model: Json) -> str:
     parts = ["added"] if model.get("added") else []
+    parts += [str(model["precision"])] if model["fits"] and model.get("precision") else []
     parts += [str(model["reason"]).rstrip(".")] if model.get("reason") else []
-    parts += [model["precision"]] if model["fits"] and model.get("precision") else []
-    parts += ["needs a licence accepted on the hub, and HF_TOKEN"] if model.get("gated") else []
-    return ", ".join(parts)
+    # What does not fit need not be asked for.
+    parts += ["gated: accept its licence on the hub, set HF_TOKEN"] if model["fits"] and model.get("gated") else []
+    return "; ".join(parts)
 
 
 def event(found: Json) -> str:

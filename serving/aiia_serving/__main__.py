@@ -1,10 +1,11 @@
-"""``python -m aiia_serving <role>``: gateway, manager, models, prepare or schema."""
+"""``python -m aiia_serving <role>``: catalogue, gateway, manager, models, prepare or schema."""
 
 import importlib
 import sys
 
 # Imported only when named: the gateway must start without Ray, and every role without the others.
 _ROLES = {
+    "catalogue": "aiia_serving.manager.listing",
     "gateway": "aiia_serving.gateway.__main__",
     "manager": "aiia_serving.manager.__main__",
     "models": "aiia_serving.engines.head",

@@ -65,8 +65,10 @@ def test_the_catalogue_begins_with_what_fits() -> None:
     machine["cpu_count"] = 8
     lines = list(view.catalogue({"machine": machine, "models": [large, entry]}))
     assert lines[0] == "This machine: NVIDIA L4 (24.0 GB), 8 processors, 64.0 GB of memory, 1.0 TB of disk free."
-    assert lines[3].split() == ["qwen3-8b", "yes", "chat", "18.0", "GB", "16.4", "GB", "32,768", "added,", "bfloat16"]
-    assert "Needs 140 GB, needs a licence accepted on the hub, and HF_TOKEN" in lines[4]
+    assert lines[3].split() == ["qwen3-8b", "yes", "chat", "18.0", "GB", "16.4", "GB", "32,768", "added;", "bfloat16"]
+    assert lines[4].endswith("32,768   Needs 140 GB")
+    small = entry | {"gated": True, "added": False}
+    assert "gated: accept its licence" in list(view.catalogue({"machine": machine, "models": [small]}))[3]
 
 
 def test_an_event_is_a_line() -> None:

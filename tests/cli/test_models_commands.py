@@ -174,6 +174,13 @@ def test_who_is_not_an_administrator_may_look(aiia: Aiia) -> None:
     assert "Only administrators may do this." in refused.stderr
 
 
+def test_fit_needs_nothing_that_runs(aiia: Aiia, tmp_path: Any) -> None:
+    del aiia.environment["AIIA_URL"]
+    answer = aiia.json("fit", "--data-dir", str(tmp_path))
+    assert answer["machine"]["cpu_count"] > 0
+    assert {"qwen3-8b", "bge-m3"} <= {model["id"] for model in answer["models"]}
+
+
 def test_what_is_not_there_is_said(aiia: Aiia, tmp_path: Any) -> None:
     del aiia.environment["AIIA_API_KEY"]
     assert "AIIA_API_KEY=sk-" in aiia("list").stderr

@@ -95,7 +95,7 @@ def test_the_page_outlives_the_manager(browser: Browser, site: Site) -> None:
         register(page)
         page.goto("/models/")
         expect(page.locator("[data-model='qwen3-8b']")).to_contain_text("Starting")
-    expect(page.locator("#models")).to_contain_text("The model manager is away")
+    expect(page.locator("#models")).to_contain_text("The model manager does not answer")
     with FakeManager(plugin.MANAGER_PORT) as manager:
         manager.set_model("qwen3-8b", "ready")
         expect(page.locator("[data-model='qwen3-8b']")).to_contain_text("Ready", timeout=20_000)

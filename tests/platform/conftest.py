@@ -1,5 +1,6 @@
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -7,6 +8,11 @@ from django.db import connection
 from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Chat
 from aiia_platform.generations.models import Generation
+
+
+@pytest.fixture(autouse=True)
+def _quick_passwords(settings: Any) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_without_a_manager_the_page_says_what_to_do_and_comes_back(page: Client,
     response = page.get("/models/")
     assert response.status_code == 503
     text = html(response)
-    assert "The model manager is away" in text
+    assert "The model manager does not answer" in text
     assert "Try again" in text
     have = re.search(r"\?have=(\w+)", text)
     assert have

@@ -81,7 +81,8 @@ class Board:
 
     @property
     def _entries(self) -> list[dict[str, Any]]:
-        return self.catalogue["models"] if self.catalogue else []
+        """What people ask for most comes first."""
+        return sorted(self.catalogue["models"] if self.catalogue else [], key=lambda entry: entry["task"] != "chat")
 
     @property
     def digest(self) -> str:

@@ -142,5 +142,5 @@ def catalogue_entry(entry: dict[str, Any]) -> str:
     if context := entry.get("max_model_len"):
         parts.append(f"{context:,} tokens of context")
     parts.append(entry.get("license") or "")
-    parts.append("needs a licence accepted on the hub, and HF_TOKEN" if entry.get("gated") else "")
+    parts.append("accept its licence on the hub, and set HF_TOKEN" if entry.get("gated") else "")
     return " · ".join(filter(None, parts))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +15,22 @@ from aiia_platform.config import config
 from aiia_platform.gateway import GatewayError, ModelInfo, fetch_queue, model_info
 from aiia_platform.problems import Problem
 
+log = logging.getLogger(__name__)
+
 #: Seconds: how long the manager may take to answer, beyond what it was asked to wait, and how long a queue may.
 PATIENCE = 10.0
 QUEUE_PATIENCE = 2.0
 
 
 class ManagerAway(Problem):
-    """The manager does not answer."""
+    """The manager does not answer; the log has the reason."""
 
     def __init__(self, why: str) -> None:
+        log.warning("no answer from the model manager: %s", why)
         super().__init__(
             503,
-            "The model manager is away",
-            f"{why}. Models that are loaded go on answering. `aiia doctor` says why, and `aiia logs manager` more.",
+            "The model manager does not answer",
+            "Models that are loaded go on answering. On the server, aiia doctor says what is wrong.",
         )
 
 
@@ -130,16 +134,15 @@ async def call(
                 raise _refusal(response.status, content)
             return content
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        why = "it did not answer in time" if isinstance(error, TimeoutError) else str(error)
-        raise ManagerAway(f"The model manager does not answer: {why}") from error
+        raise ManagerAway(str(error) or type(error).__name__) from error
     except ValueError as error:
-        raise ManagerAway("What answers at the model manager's address is something else") from error
+        raise ManagerAway("what answers at its address is something else") from error
 
 
 def _refusal(status: int, content: Any) -> Problem:
     more = content if isinstance(content, dict) else {}
     if status in (401, 403):
-        return ManagerAway("The model manager does not know this process's token")
+        return ManagerAway("it does not know this process's token")
     known = {name: more.get(name) for name in ("errors",) if name in more}
     return ManagerRefused(
         status,
