@@ -63,6 +63,8 @@ class Behaviour:
     fault: Fault = "none"
     fault_after: int = 0
     fault_status: int = 500
+    # Whether errors quote what was asked, as those of some servers do.
+    fault_quotes: bool = False
     # How many requests the fault hits before it clears; -1: all.
     fault_times: int = -1
     require_key: str | None = None
@@ -184,6 +186,9 @@ class Upstream:
             behaviour.fault_times -= 1
         return behaviour.fault
 
+    def _quoting(self, message: str, request: dict[str, Any]) -> str:
+        return f"{message} Input: {json.dumps(request)}" if self.behaviour.fault_quotes else message
+
     async def _refuses(self, fault: Fault, request: dict[str, Any], send: Any) -> bool:
         """Whether the request has been answered already, with what the fault says or an error."""
         if fault == "refuse":
@@ -193,7 +198,8 @@ class Upstream:
         if fault == "hang":
             await asyncio.Event().wait()
         if fault == "status":
-            await _error(send, self.behaviour.fault_status, "The fake was told to fail.", "InternalServerError")
+            message = self._quoting("The fake was told to fail.", request)
+            await _error(send, self.behaviour.fault_status, message, "InternalServerError")
             return True
         if fault == "html":
             page = b"<html><body><h1>Server Error</h1></body></html>\n"
@@ -239,7 +245,8 @@ class Upstream:
         if fault == "stall":
             await asyncio.Event().wait()
         if fault == "error_frame":
-            error = {"error": {"message": "EngineCore died", "type": "InternalServerError", "param": None, "code": 500}}
+            message = self._quoting("EngineCore died", request)
+            error = {"error": {"message": message, "type": "InternalServerError", "param": None, "code": 500}}
             await send({"type": "http.response.body", "body": b"data: %b\n\n" % _dump(error), "more_body": True})
         last = b"" if fault == "no_done" else b"data: [DONE]\n\n"
         await send({"type": "http.response.body", "body": last})

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from types import TracebackType
 from typing import Self
 
@@ -10,7 +12,7 @@ from django.db import connection
 
 from tests.fakes import FakeUpstream
 from tests.fakes.control import FakeControl
-from tests.fakes.gateway import GatewayProcess
+from tests.fakes.gateway import GatewayProcess, free_port
 from tests.support.plugin import ROOT
 from tests.support.services import RedisServer
 
@@ -18,7 +20,7 @@ MODEL = "fake"
 
 
 class Stack:
-    """A gateway, any number of workers, a fake model server and Redis, on the test's own database.
+    """A gateway, any number of workers, pages, a fake model server and Redis, on the test's own database.
 
     Each part can be killed and started again while the others go on. Nothing survives the context.
     """
@@ -31,6 +33,7 @@ class Stack:
         self.gateway = GatewayProcess(self._control.url, log=self.log, AIIA_GATEWAY_RETRY_S="1")
         self._exact = exact_continuation
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._web: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.upstream.start()
@@ -41,9 +44,9 @@ class Stack:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        for worker in self.workers:
-            worker.kill()
-            worker.wait()
+        for process in [*self.workers, *([self._web] if self._web else [])]:
+            process.kill()
+            process.wait()
         self.gateway.kill()
         self.upstream.kill()
         self._control.__exit__(kind, value, tb)
@@ -51,7 +54,25 @@ class Stack:
         print(self.log.read_text()[-6000:])
         self.log.unlink()
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        worker = self._start("aiia_platform", "worker", **environment)
+        self.workers.append(worker)
+        return worker
+
+    def start_web(self, **environment: str) -> str:
+        """Starts the pages, without a gateway of their own, and returns their address once they answer."""
+        port = free_port()
+        self._web = self._start("aiia_web", AIIA_PORT=str(port), **environment)
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30).close()
+            except OSError:
+                assert self._web.poll() is None, "the pages ended at once"
+                time.sleep(0.05)  # Its port is not open yet.
+            else:
+                return f"http://127.0.0.1:{port}"
+
+    def _start(self, *module: str, **environment: str) -> subprocess.Popen[bytes]:
         name = connection.settings_dict["NAME"]
         env = {
             **os.environ,
@@ -60,10 +81,7 @@ class Stack:
             "REDIS_URL": self.redis.url,
             "AIIA_GATEWAY_URL": self.gateway.base_url,
             "AIIA_PATIENCE": "5",
+            **environment,
         }
         with self.log.open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "aiia_platform", "worker"], env=env, stdout=log, stderr=log
-            )
-        self.workers.append(worker)
-        return worker
+            return subprocess.Popen([sys.executable, "-m", *module], env=env, stdout=log, stderr=log)
