@@ -8,8 +8,10 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from aiia_platform.accounts.models import User
+from aiia_platform.gateway import ModelInfo
 from tests.fakes.manager import FakeManager
 from tests.support import plugin
+from tests.web.conftest import model
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
 
@@ -174,6 +176,15 @@ def test_the_number_of_models_costs_no_queries(
         manager.set_model(f"model-{number}")
     with django_assert_max_num_queries(3):  # session, user, chats in the sidebar
         page.get("/models/")
+
+
+def test_a_cold_model_can_be_chosen_and_says_that_it_starts(page: Client, models: list[ModelInfo]) -> None:
+    models[:] = [model("qwen3-8b", "cold"), model("llama-1b", "cold", starts_on_demand=False)]
+    text = html(page.get("/"))
+    assert '<option value="qwen3-8b" selected>' in text
+    assert "Asleep, starts with the first message" in text
+    assert "every 10s" in text
+    assert "Unloaded" in html(page.get("/models/state/?model=llama-1b"))
 
 
 def test_nothing_is_inline(manager: FakeManager, page: Client, admin: User) -> None:
