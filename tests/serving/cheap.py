@@ -15,13 +15,17 @@ from aiia_serving.engines.autoscaling import scaled
 
 
 class Server:
-    """`GET …/count/<seconds>` streams numbers, ten a second, then `[DONE]`. Asleep it answers 503."""
+    """`GET …/count/<seconds>` streams numbers, ten a second, then `[DONE]`. Asleep it answers 503.
+
+    `GET …/enough` ends all streams of now, as if they had come to their end.
+    """
 
     def __init__(self, start_s: float) -> None:
         import time
 
         time.sleep(start_s)
         self._asleep = False
+        self._enough = 0
 
     async def sleep(self) -> None:
         self._asleep = True
@@ -40,11 +44,17 @@ class Server:
 
         if self._asleep:
             return Response(status_code=503)
+        if request.url.path.endswith("/enough"):
+            self._enough += 1
+            return Response()
         numbers = self._count(float(request.url.path.rsplit("/", 1)[1]))
         return StreamingResponse(numbers, media_type="text/event-stream")
 
     async def _count(self, seconds: float) -> Any:
+        before = self._enough
         for number in range(int(seconds * 10)):
+            if self._enough != before:
+                break
             yield f"data: {json.dumps({'pid': os.getpid(), 'number': number})}\n\n"
             await asyncio.sleep(0.1)
         yield "data: [DONE]\n\n"
@@ -70,12 +80,14 @@ def application(document: ModelDocument, cache: Path, rules: Rules) -> dict[str,
 
 async def main() -> None:
     from aiia_serving.engines.environment import RaySettings
+    from aiia_serving.logs import configure_logging
     from aiia_serving.manager.__main__ import serve
     from aiia_serving.manager.board import Board
     from aiia_serving.manager.local import LocalModels
     from aiia_serving.manager.manager import Manager
     from aiia_serving.manager.wishes import Wishes
 
+    configure_logging()
     settings, board = RaySettings.from_environment(), Board()
     wishes = Wishes(settings.data_dir / "manager" / "wishes.json")
     await serve(Manager(settings, LocalModels(board, settings, wishes, application), board, wishes))
