@@ -24,6 +24,8 @@ def _patterns(resolver: URLResolver | None = None) -> Iterator[URLPattern]:
 
 #: Addresses with an id in them, from the configuration itself, so that a new one cannot be forgotten.
 WITH_IDS = sorted(p.name or "" for p in _patterns() if "_id>" in str(p.pattern) and "aiia_web" in p.lookup_str)
+#: What belongs to everybody is there for everybody, and administrators alone change it.
+SHARED = {"model-act", "model-remove", "model-scale"}
 OPEN = {"healthz", "readyz", "internal-verify-key", "styleguide"}
 
 
@@ -41,6 +43,9 @@ def addresses(user: User) -> dict[str, str]:
         "generation-stop": f"{answer}stop/",
         "generation-retry": f"{answer}retry/",
         "key-revoke": f"/settings/keys/{key.id}/revoke/",
+        "model-act": "/models/qwen3-8b/load/",
+        "model-remove": "/models/qwen3-8b/remove/",
+        "model-scale": "/models/qwen3-8b/scale/",
     }
 
 
@@ -51,9 +56,9 @@ def test_a_stranger_finds_nothing(addresses: dict[str, str], stranger: User, nam
     client.force_login(stranger)
     form = {"text": "Hi", "model": "m", "message_id": str(uuid.uuid4())}
     response = getattr(client, method)(addresses[name], form)
-    assert response.status_code in (404, 405)
+    assert response.status_code in ((403,) if name in SHARED else (404, 405))
     if method == "post":
-        assert response.status_code == 404 or name in ("chat", "generation-events")
+        assert response.status_code == 404 or name in {"chat", "generation-events", *SHARED}
     assert Generation.objects.get().state == "queued"
     assert Chat.objects.count() == ApiKey.objects.active().count() == 1
 
@@ -78,7 +83,7 @@ def test_who_is_signed_out_is_sent_to_the_login(addresses: dict[str, str], name:
 
 
 @pytest.mark.parametrize(
-    "address", ["/", "/chats/", "/settings/", "/models/state/", "/settings/sidebar/", "/settings/keys/"]
+    "address", ["/", "/chats/", "/settings/", "/models/", "/models/state/", "/settings/sidebar/", "/settings/keys/"]
 )
 def test_pages_without_ids_want_a_login_too(db: None, address: str) -> None:
     assert Client().get(address)["Location"] == f"/accounts/login/?next={address}"
