@@ -109,7 +109,8 @@ def connect(data: DataDir, url: str) -> Client:
 def _why(status: int, content: bytes) -> str:
     try:
         problem = json.loads(content)
-        lines = [str(problem["detail"])]
+        # Of a refusal the detail says it all; of what is away, the title says what that is.
+        lines = [f"{problem['title']}. {problem['detail']}" if status >= 500 else str(problem["detail"])]
         lines += [f"  {error['field']}: {error['message']}" for error in problem.get("errors", [])]
     except (ValueError, KeyError, TypeError):
         return f"The answer was {status}."

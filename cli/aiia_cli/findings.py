@@ -126,7 +126,9 @@ def _logs(facts: Facts) -> Iterator[Finding]:
 
 
 def _models(facts: Facts) -> Iterator[Finding]:
-    if facts.api_error:
+    manager = (facts.record or {"roles": {}})["roles"].get("manager", {"state": "ready"})
+    # What is said of the role already needs no second word.
+    if facts.api_error and manager["state"] == "ready":
         yield Finding("problem", "models", facts.api_error, "aiia logs manager")
     loads = (facts.queue or {}).get("models", {})
     for model in facts.models:

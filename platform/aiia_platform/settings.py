@@ -173,14 +173,14 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "aiia_platform.observability.logs.JsonFormatter"}},
-    # A readiness probe that answers "not yet" is no error, however often it is asked.
+    # That something else is away is no error of ours, however often it is asked; who notices it says so once.
     "filters": {
-        "no_probes": {
+        "not_unavailable": {
             "()": "django.utils.log.CallbackFilter",
-            "callback": lambda record: getattr(getattr(record, "request", None), "path", "") != "/readyz",
+            "callback": lambda record: getattr(record, "status_code", None) != 503,
         }
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["no_probes"]}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["not_unavailable"]}},
     "root": {"handlers": ["stderr"], "level": _config.log_level.upper()},
     "loggers": {
         "procrastinate": {"level": "WARNING"},
