@@ -34,7 +34,7 @@ ticks = st.lists(st.tuples(demands, st.floats(0, 1000)), max_size=40)
 def after(scaler: Scaler, demand: Demand, current: int, seconds: int, start: int = 0) -> int:
     """The decision after that demand has lasted so long, asked once a second."""
     for second in range(start, start + seconds + 1):
-        current = scaler.decide(demand, current, second)
+        current = scaler.decide(demand, current, RULES, second)
     return current
 
 
@@ -42,20 +42,20 @@ def after(scaler: Scaler, demand: Demand, current: int, seconds: int, start: int
 def test_bounds_hold_and_going_down_is_never_to_zero_from_more_than_one(
     rules: Rules, ticks: list[tuple[Demand, float]]
 ) -> None:
-    scaler, current, now = Scaler(rules), rules.min_replicas, 0.0
+    scaler, current, now = Scaler(), rules.min_replicas, 0.0
     for demand, seconds in ticks:
         now += seconds
-        before, current = current, scaler.decide(demand, current, now)
+        before, current = current, scaler.decide(demand, current, rules, now)
         assert rules.min_replicas <= current <= rules.max_replicas
         assert current > 0 or before <= 1
 
 
 @given(rules, ticks)
 def test_nothing_is_taken_from_under_a_live_stream(rules: Rules, ticks: list[tuple[Demand, float]]) -> None:
-    scaler, current, now = Scaler(rules), rules.min_replicas, 0.0
+    scaler, current, now = Scaler(), rules.min_replicas, 0.0
     for demand, seconds in ticks:
         now += seconds
-        before, current = current, scaler.decide(demand, current, now)
+        before, current = current, scaler.decide(demand, current, rules, now)
         if current < before:
             assert demand.waiting == 0
             assert current >= min(rules.max_replicas, -(-demand.running // rules.window))
@@ -66,10 +66,10 @@ def test_nothing_is_taken_from_under_a_live_stream(rules: Rules, ticks: list[tup
 @given(rules, demands, st.integers(0, 12))
 def test_constant_demand_is_decided_once(rules: Rules, demand: Demand, current: int) -> None:
     """Whatever the start, the number settles, moving in one direction only."""
-    scaler = Scaler(rules)
+    scaler = Scaler()
     seen = [rules.clamp(current)]
     for tick in range(2000):
-        decision = scaler.decide(demand, seen[-1], tick * 10.0)
+        decision = scaler.decide(demand, seen[-1], rules, tick * 10.0)
         if decision != seen[-1]:
             seen.append(decision)
     assert seen in (sorted(seen), sorted(seen, reverse=True))
@@ -88,21 +88,21 @@ def test_more_work_never_asks_for_fewer(rules: Rules, one: Demand, other: Demand
 
 
 def test_the_first_request_starts_a_cold_model_at_once() -> None:
-    assert Scaler(RULES).decide(Demand(waiting=1), 0, now=0) == 1
+    assert Scaler().decide(Demand(waiting=1), 0, RULES, now=0) == 1
 
 
 def test_a_long_queue_goes_up_at_once_by_its_seconds_of_work() -> None:
-    scaler = Scaler(RULES)
-    assert scaler.decide(Demand(waiting=100, running=4, slots=4, work_s=9), 1, now=0) == 1
-    assert scaler.decide(Demand(waiting=100, running=4, slots=4, work_s=35), 1, now=1) == 4
+    scaler = Scaler()
+    assert scaler.decide(Demand(waiting=100, running=4, slots=4, work_s=9), 1, RULES, now=0) == 1
+    assert scaler.decide(Demand(waiting=100, running=4, slots=4, work_s=35), 1, RULES, now=1) == 4
     # The three others are not there yet: the same work asks for no more.
-    assert scaler.decide(Demand(waiting=100, running=4, slots=4, work_s=35), 4, now=2) == 4
+    assert scaler.decide(Demand(waiting=100, running=4, slots=4, work_s=35), 4, RULES, now=2) == 4
     # More replicas than requests to fill them are of no use.
-    assert scaler.decide(Demand(waiting=3, running=4, slots=4, work_s=900), 1, now=3) == 2
+    assert scaler.decide(Demand(waiting=3, running=4, slots=4, work_s=900), 1, RULES, now=3) == 2
 
 
 def test_going_down_takes_its_time_and_forgets_no_peak() -> None:
-    scaler = Scaler(RULES)
+    scaler = Scaler()
     assert after(scaler, Demand(running=2, slots=16), 4, 30) == 4
     assert after(scaler, Demand(running=8, slots=16), 4, 30, start=31) == 3
     assert after(scaler, Demand(running=2, slots=12), 3, 58, start=62) == 3
@@ -110,11 +110,11 @@ def test_going_down_takes_its_time_and_forgets_no_peak() -> None:
 
 
 def test_the_last_one_ends_when_nobody_has_come_for_long() -> None:
-    scaler = Scaler(RULES)
+    scaler = Scaler()
     assert after(scaler, Demand(), 1, 599) == 1
-    assert scaler.decide(Demand(running=1, slots=4), 1, 600) == 1
+    assert scaler.decide(Demand(running=1, slots=4), 1, RULES, 600) == 1
     assert after(scaler, Demand(), 1, 599, start=601) == 1
-    assert scaler.decide(Demand(), 1, 1201) == 0
+    assert scaler.decide(Demand(), 1, RULES, 1201) == 0
 
 
 def test_the_gateway_is_asked_with_the_token_and_its_silence_is_not_zero() -> None:

@@ -70,6 +70,12 @@ class Stream:
     def goes_on(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def pid(self) -> int:
+        """The replica's process."""
+        pid: int = json.loads(self.lines[0])["pid"]
+        return pid
+
     def numbers(self) -> list[int]:
         """All of them, once it has ended as it should."""
         self._thread.join(180)
@@ -129,16 +135,23 @@ def test_a_change_of_one_model_leaves_the_streams_of_another_whole(cluster: Chea
     assert numbers == list(range(len(numbers)))
 
 
-def test_the_bounds_of_a_model_change_under_its_own_streams(cluster: Cheap) -> None:
+def test_bounds_change_in_place_and_a_document_under_its_own_streams(cluster: Cheap) -> None:
     cluster.put("steady")
     cluster.manager.wait_state("steady", "ready", 120)
-    stream = Stream(cluster.url("steady", 20))
+    before = cluster.manager.request("GET", "/events").json()["last"]
+    stream = Stream(cluster.url("steady", 60))
     cluster.post("steady/scale", min_replicas=2, max_replicas=2)
     cluster.wait_replicas("steady", 2)
-    cluster.put("steady", maxReplicas=1, targetWaitS=5)
     cluster.post("steady/scale", min_replicas=1, max_replicas=1)
     cluster.wait_replicas("steady", 1)
-    assert stream.numbers() == list(range(200))
+    # It was ready all the time.
+    events = cluster.manager.request("GET", "/events", params={"after": before}).json()["events"]
+    assert [event for event in events if event["model"] == "steady"] == []
+    cluster.put("steady", targetWaitS=5)
+    cluster.manager.wait(lambda models: models["steady"]["state"] != "ready", 60)
+    cluster.manager.wait_state("steady", "ready", 120)
+    assert stream.pid != Stream(cluster.url("steady", 0.1)).pid
+    assert stream.numbers() == list(range(600))
 
 
 def test_unloading_lets_answers_end_and_no_request_starts_it(cluster: Cheap) -> None:
@@ -171,7 +184,7 @@ def test_a_new_manager_finds_everything_as_it_was(cluster: Cheap) -> None:
 def test_an_idle_model_sleeps_and_wakes_for_the_first_request(cluster: Cheap) -> None:
     cluster.put("sleeper", sleep=True, minReplicas=0, maxReplicas=2)
     awake = cluster.manager.wait_state("sleeper", "ready", 120)
-    pid = json.loads(Stream(cluster.url("sleeper", 0.1)).lines[0])["pid"]
+    pid = Stream(cluster.url("sleeper", 0.1)).pid
     asleep = cluster.manager.wait(lambda models: models["sleeper"]["reason"] == "Asleep", 60)["sleeper"]
     assert (asleep["state"], asleep["replicas"], asleep["starts_on_demand"]) == ("cold", 0, True)
     assert awake["replicas"] == 1
@@ -181,7 +194,7 @@ def test_an_idle_model_sleeps_and_wakes_for_the_first_request(cluster: Cheap) ->
     assert httpx.get(cluster.url("sleeper", 0.1)).status_code == 503
     cluster.queues.set("sleeper", waiting=1)
     cluster.manager.wait_state("sleeper", "ready", 60)
-    assert json.loads(Stream(cluster.url("sleeper", 0.1)).lines[0])["pid"] == pid
+    assert Stream(cluster.url("sleeper", 0.1)).pid == pid
     cluster.queues.set("sleeper")
     cluster.manager.wait(lambda models: models["sleeper"]["reason"] == "Asleep", 60)
     cluster.post("sleeper/load")

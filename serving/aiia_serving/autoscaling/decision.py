@@ -54,17 +54,16 @@ def wanted(demand: Demand, current: int, rules: Rules) -> int:
 class Scaler:
     """Decides for one model again and again: up at once, down only after the rules' time of less demand."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self) -> None:
         self._idle_since: float | None = None
         self._less_since: float | None = None
         # The most that was wanted since then.
         self._most = 0
 
-    def decide(self, demand: Demand, current: int, now: float) -> int:
+    def decide(self, demand: Demand, current: int, rules: Rules, now: float) -> int:
         """The replicas to have from ``now`` (seconds of any steady clock) on; ``current`` is the last decision."""
-        current = self._rules.clamp(current)
-        want = wanted(demand, current, self._rules)
+        current = rules.clamp(current)
+        want = wanted(demand, current, rules)
         if not demand.idle:
             self._idle_since = None
         elif self._idle_since is None:
@@ -76,10 +75,10 @@ class Scaler:
             self._less_since, self._most = now, 0
         self._most = max(self._most, want, 1)
         if current > 1:
-            if now - self._less_since < self._rules.scale_down_after_s:
+            if now - self._less_since < rules.scale_down_after_s:
                 return current
             self._less_since = None
-            return self._rules.clamp(self._most)
+            return rules.clamp(self._most)
         # Less than one replica is wanted by nobody but an idle model.
-        idle = self._idle_since is not None and now - self._idle_since >= self._rules.scale_to_zero_after_s
+        idle = self._idle_since is not None and now - self._idle_since >= rules.scale_to_zero_after_s
         return want if idle else current

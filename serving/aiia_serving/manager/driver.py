@@ -6,6 +6,7 @@ Writes ``{"applications": {name: AppReport}}`` at every change of what is, and `
 Ends when its input does, or when Ray is gone.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -120,11 +121,16 @@ class _Cluster:
         try:
             application = self._details()[call["application"]]
             deployment = _model_deployment(call["application"], application)
-            handle = self._serve.get_deployment_handle(deployment, call["application"])
-            getattr(handle, call["method"]).remote().result(timeout_s=_CALL_ENDS_WITHIN_S)
+            asyncio.run(self._call_replica(call["application"], deployment, call["method"]))
         except Exception as problem:
             error = str(problem).strip()[-400:] or type(problem).__name__
         self._output.write({"answer": {"id": call["id"], "error": error}})
+
+    async def _call_replica(self, application: str, deployment: str, method: str) -> None:
+        # Serve's settings for throughput make handles that work in a running event loop only.
+        handle = self._serve.get_deployment_handle(deployment, application)
+        async with asyncio.timeout(_CALL_ENDS_WITHIN_S):
+            await getattr(handle, method).remote()
 
     def report(self) -> dict[str, AppReport]:
         return {name: _app_report(name, application) for name, application in self._details().items()}

@@ -118,7 +118,7 @@ class LocalModels:
         rules = self._rules(document)
         if not sleeps(document):
             return rules
-        most = 1 if self._sleeping.asleep(document.id) else rules.max_replicas
+        most = 1 if self._sleeping.away(document.id) else rules.max_replicas
         return Rules(**{**vars(rules), "min_replicas": min(most, max(1, rules.min_replicas)), "max_replicas": most})
 
     def _sleepers(self) -> dict[str, Rules]:
@@ -161,7 +161,7 @@ class LocalModels:
         name, cache = document.id, self._settings.model_cache
         rules, report = self._rules(document), self._report(name)
         unloaded = self._wishes.get(name).unloaded
-        asleep = self._sleeping.asleep(name)
+        away = self._sleeping.away(name)
         facts = Facts(
             unloaded=unloaded,
             may_be_cold=rules.min_replicas == 0,
@@ -170,11 +170,12 @@ class LocalModels:
             failure=self._preparing.failure(name),
             ray=self._hand.reports is not None,
             report=report,
-            asleep=asleep,
+            away=away,
+            asleep=self._sleeping.asleep(name),
             waking=self._sleeping.waking(name),
         )
         phase = self._phases.phase(name, facts)
-        running = report["running"] if report and not asleep else 0
+        running = report["running"] if report and not away else 0
         upstream = f"http://127.0.0.1:{self._settings.serve_port}/{name}/v1"
         words = capabilities.of(document, cache)
         state = ModelState(

@@ -25,6 +25,7 @@ class Facts:
     failure: str | None
     ray: bool
     report: AppReport | None
+    away: bool
     asleep: bool
     waking: bool
 
@@ -84,7 +85,9 @@ class Phases:
     def _awake(self, name: str, facts: Facts) -> Phase:
         if facts.waking:
             return self._starting("wake", name, "Waking up")
-        return Phase(State.COLD, "Asleep") if facts.asleep else Phase(State.READY)
+        if facts.away:
+            return Phase(State.COLD, "Asleep" if facts.asleep else "Falling asleep")
+        return Phase(State.READY)
 
     def _starting(self, kind: str, name: str, reason: str) -> Phase:
         elapsed = time.monotonic() - self._starting_since.setdefault((kind, name), time.monotonic())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from aiia_serving.autoscaling.decision import Rules, Scaler
+from aiia_serving.autoscaling.decision import Demand, Rules, Scaler
 from aiia_serving.autoscaling.demand import Demands
 from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.manager.hand import CallError, Hand
@@ -49,17 +49,23 @@ class Sleeping:
         self._demands = demands
         self._rules = rules
         self._changed = changed
-        self._scalers: dict[str, tuple[Rules, Scaler]] = {}
+        self._scalers: dict[str, Scaler] = {}
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
+        # On the way there, and on the way back.
+        self._dozing: set[str] = set()
         self._waking: set[str] = set()
         # The process that sleeps, by model: one that took its place is awake.
         self._pids: dict[str, int] = read_stored(path)
 
+    def away(self, name: str) -> bool:
+        """Whether the model takes no requests, because it sleeps or is on its way there or back."""
+        return name in self._dozing or self.asleep(name)
+
     def asleep(self, name: str) -> bool:
-        """Whether the model sleeps, or is on its way there or back."""
         report = (self._hand.reports or {}).get(name)
-        return name in self._pids and report is not None and report["pids"] == [self._pids[name]]
+        known = name in self._pids and name not in self._dozing
+        return known and report is not None and report["pids"] == [self._pids[name]]
 
     def waking(self, name: str) -> bool:
         return name in self._waking
@@ -74,37 +80,37 @@ class Sleeping:
 
     def _decide(self, name: str, rules: Rules, tasks: asyncio.TaskGroup) -> None:
         report = (self._hand.reports or {}).get(name)
-        demand = self._demands.get(name)
+        # One that must not be cold wakes whether the gateway answers or not.
+        demand = self._demands.get(name) or (Demand() if rules.min_replicas else None)
         if demand is None or report is None or report["target"] != 1 or report["running"] != 1:
             return
         now = time.monotonic()
         asleep = self.asleep(name)
-        want = self._scaler(name, rules).decide(demand, 0 if asleep else 1, now)
+        rules = replace(rules, max_replicas=1, min_replicas=min(1, rules.min_replicas))
+        want = self._scalers.setdefault(name, Scaler()).decide(demand, 0 if asleep else 1, rules, now)
         if bool(want) == asleep and now >= self._not_before.get(name, 0):
             step = self._wake(name) if asleep else self._sleep(name, report["pids"][0])
             self._busy[name] = tasks.create_task(step)
             self._busy[name].add_done_callback(lambda _: self._busy.pop(name, None))
 
-    def _scaler(self, name: str, rules: Rules) -> Scaler:
-        rules = replace(rules, max_replicas=1, min_replicas=min(1, rules.min_replicas))
-        known = self._scalers.get(name)
-        if known is None or known[0] != rules:
-            known = self._scalers[name] = (rules, Scaler(rules))
-        return known[1]
-
     async def _sleep(self, name: str, pid: int) -> None:
-        self._mark(name, pid)
-        await asyncio.sleep(_SETTLES_S)
-        demand = self._demands.get(name)
-        if demand is None or not demand.idle:
-            self._mark(name, None)
-            return
+        self._dozing.add(name)
+        self._changed()
         try:
+            await asyncio.sleep(_SETTLES_S)
+            demand = self._demands.get(name)
+            if demand is None or not demand.idle:
+                return
+            # Before it is true: a manager that ends now wakes it for nothing, which does no harm.
+            self._mark(name, pid)
             await self._hand.call(name, "sleep")
         except CallError as error:
             log.warning("model does not sleep", extra={"fields": {"model": name, "error": str(error)}})
             self._not_before[name] = time.monotonic() + _RETRY_S
             self._mark(name, None)
+        finally:
+            self._dozing.discard(name)
+            self._changed()
 
     async def _wake(self, name: str) -> None:
         self._waking.add(name)
