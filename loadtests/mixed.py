@@ -5,7 +5,7 @@ import json
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import aiohttp
@@ -45,6 +45,7 @@ class Result:
     detail: str = ""
     first_token_s: float | None = None
     seconds: float = 0.0
+    content: Any = field(default=None, repr=False)
 
 
 class Mix:
@@ -89,6 +90,39 @@ class Mix:
 
     def _prompt(self) -> str:
         return " ".join(self._dice.choices(_WORDS, k=self._dice.randint(3, 200)))
+
+
+class RealMix:
+    """Draws from a few requests for a real model that does not sample, whose answers were once heard undisturbed."""
+
+    def __init__(self, dice: random.Random, model: str) -> None:
+        self._dice = dice
+        subjects = ["the sea", "a fisherman", "a letter from Rome", "light and wind"]
+        chats = [{"model": model, "messages": [{"role": "user", "content": f"Write about {s}."}]} for s in subjects]
+        bodies = [{**chat, "max_tokens": limit, "temperature": 0} for chat in chats for limit in (12, 40)]
+        self._kept = [
+            *(Request("stream", "chat/completions", {**body, "stream": True}) for body in bodies),
+            *(Request("plain", "chat/completions", body) for body in bodies),
+        ]
+        refused = {**chats[0], "model": "nobody"}
+        self._others = [
+            Request("leaves", "chat/completions", {**bodies[-1], "stream": True}, leaves_after=5),
+            Request("leaves plain", "chat/completions", bodies[-1], leaves_after=0.5),
+            Request("refused", "chat/completions", refused, refusal=404),
+        ]
+
+    async def listen(self, session: aiohttp.ClientSession, base_url: str, headers: Mapping[str, str]) -> None:
+        """Keeps each answer as what is expected from now on. Raises ``RuntimeError`` for a model that does not work."""
+        heard = []
+        for request in self._kept:
+            result = await ask(session, base_url, request, headers, "")
+            if result.ended != "complete":
+                raise RuntimeError(f"{request.kind}: {result.ended} {result.detail}")
+            heard.append(replace(request, expected=result.content))
+        self._kept = heard
+
+    def draw(self) -> Request:
+        return self._dice.choice(self._kept if self._dice.random() < 0.8 else self._others)
 
 
 async def ask(
@@ -169,6 +203,7 @@ def _content(body: dict[str, Any]) -> Any:
 
 
 def _compare(result: Result, request: Request, content: Any) -> None:
+    result.content = content
     if request.refusal is not None:
         result.ended, result.detail = "wrong", "not refused"
     elif request.expected is not None and content != request.expected:
