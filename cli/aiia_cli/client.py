@@ -111,7 +111,8 @@ def _why(status: int, content: bytes) -> str:
         problem = json.loads(content)
         # Of a refusal the detail says it all; of what is away, the title says what that is.
         lines = [f"{problem['title']}. {problem['detail']}" if status >= 500 else str(problem["detail"])]
-        lines += [f"  {error['field']}: {error['message']}" for error in problem.get("errors", [])]
+        errors = [error for error in problem.get("errors", []) if error["message"] != problem["detail"]]
+        lines += [f"  {error['field']}: {error['message']}" for error in errors]
     except (ValueError, KeyError, TypeError):
         return f"The answer was {status}."
     return "\n".join(lines)

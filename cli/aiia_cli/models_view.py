@@ -41,7 +41,7 @@ def _replicas(model: Json) -> str:
 
 def _queue(model: Json) -> str:
     queue = model.get("queue")
-    if not queue:
+    if not queue or not (queue["slots"] or queue["waiting"]):
         return "-"
     words = f"{queue['running']} of {queue['slots']} run"
     if queue["waiting"]:
