@@ -14,14 +14,22 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from aiia_serving.logs import request_id
 
-__all__ = ["Span", "SpanKind", "configure_tracing", "describe", "headers", "span"]
+__all__ = ["Span", "SpanKind", "configure_tracing", "describe", "headers", "span", "traces_endpoint"]
 
 _tracer = trace.get_tracer("aiia.serving")
 
 
+def traces_endpoint() -> str | None:
+    """Where spans are sent, as a whole address; None for nowhere."""
+    if own := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return own
+    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return f"{base.rstrip('/')}/v1/traces" if base else None
+
+
 def configure_tracing(role: str) -> None:
     """Starts sending this process's spans as the service ``aiia-<role>``. Called once, before the first span."""
-    if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+    if (endpoint := traces_endpoint()) is None:
         return
     # Half a second of imports, for those who want it.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -30,7 +38,7 @@ def configure_tracing(role: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"aiia-{role}"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
     trace.set_tracer_provider(provider)
 
 

@@ -143,6 +143,17 @@ def test_manager_shows_states(tmp_path: Path) -> None:
         manager.stop()
 
 
+def test_one_address_for_all(tmp_path: Path, control: FakeControl) -> None:
+    manager = ManagerProcess(tmp_path, AIIA_NO_MODELS="1")
+    try:
+        with GatewayProcess(control.url, manager_url=manager.url) as gateway:
+            url = gateway.base_url.removesuffix("/v1") + "/metrics/manager"
+            assert "aiia_model_state" in httpx.get(url, timeout=30).text
+            assert httpx.get(url, headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 404
+    finally:
+        manager.stop()
+
+
 def test_few_values() -> None:
     few = Few(2)
     assert [few(value) for value in ("a", "b", "c", "a")] == ["a", "b", OTHER, "a"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from aiia_serving.engines.environment import RaySettings
 from aiia_serving.settings import model_cache
 from tests.fakes import ROOT
+from tests.fakes.collector import Collector
 from tests.fakes.control import INTERNAL_TOKEN, FakeControl
 from tests.fakes.gateway import GatewayProcess, free_port
 
@@ -30,7 +32,7 @@ STORY: Any = [{"role": "user", "content": "Write a long story about a fisherman,
 class Stack:
     """Ray head and manager as processes, with a folder of documents of the test's own beside the packaged ones."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, traces_to: str) -> None:
         self.documents = folder / "models"
         self.documents.mkdir()
         self.manager_port = free_port()
@@ -45,6 +47,8 @@ class Stack:
             "AIIA_MODELS_DIR": f"{ROOT / 'models'}:{self.documents}",
             "AIIA_MANAGER_PORT": str(self.manager_port),
             "AIIA_INTERNAL_TOKEN": INTERNAL_TOKEN,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces_to,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
         self.environment.pop("OPENAI_BASE_URL", None)
         self.roles: dict[str, subprocess.Popen[bytes]] = {}
@@ -107,8 +111,14 @@ def ready(models: dict[str, Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("serving"))
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("serving"), collector.url)
     stack.start("models")
     stack.start("manager")
     try:
@@ -124,8 +134,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def served(stack: Stack) -> Iterator[GatewayProcess]:
-    with FakeControl() as control, GatewayProcess(control.url, manager_url=stack.manager_url) as gateway:
+def served(stack: Stack, collector: Collector) -> Iterator[GatewayProcess]:
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with FakeControl() as control, GatewayProcess(control.url, manager_url=stack.manager_url, **traces) as gateway:
         yield gateway
 
 
@@ -143,6 +154,27 @@ def test_it_knows_the_capital_of_france(model: openai.OpenAI) -> None:
     assert plain.usage.completion_tokens > 0
     stream = model.chat.completions.create(model=MODEL, messages=question, temperature=0, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == plain.choices[0].message.content
+
+
+def test_a_trace_ends_in_the_engine(model: openai.OpenAI, collector: Collector) -> None:
+    secret, trace = "xyzzy-plugh", uuid.uuid4().hex
+    model.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": secret}],
+        max_tokens=5,
+        extra_headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+    )
+    wanted = {"ask the model": "aiia-gateway", "llm_request": MODEL}
+    spans = collector.wait(lambda spans: wanted.keys() <= {span.name for span in spans if span.trace == trace})
+    ours = {span.name: span for span in spans if span.trace == trace}
+    assert {name: ours[name].service for name in wanted} == wanted
+    assert ours["llm_request"].parent == ours["ask the model"].id
+    assert secret.encode() not in b"".join(collector.raw)
+
+
+def test_the_engines_metrics_are_behind_the_gateway(model: openai.OpenAI) -> None:
+    text = httpx.get(str(model.base_url).removesuffix("/v1/") + f"/metrics/models/{MODEL}").text
+    assert "vllm:num_requests_running" in text
 
 
 def test_an_answer_goes_on_exactly_from_its_token_ids(model: openai.OpenAI) -> None:

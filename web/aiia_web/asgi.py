@@ -17,11 +17,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 def mount(site: App, gateway: App) -> App:
     """One application: `gateway` answers under `/v1` and gets the lifespan events, `site` answers everything else.
 
-    Both count into the same metrics; the gateway shows them, as it adds its queues.
+    Both count into the same metrics; the gateway shows them, as it adds its queues and what others tell it.
     """
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in ("/v1", "/metrics") or scope["path"].startswith("/v1/"):
+        if scope["type"] == "lifespan" or f"{scope['path']}/".startswith(("/v1/", "/metrics/")):
             await gateway(scope, receive, send)
         else:
             await site(scope, receive, send)

@@ -7,6 +7,7 @@ from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.catalogue.machine import gpus
 from aiia_serving.catalogue.options import VllmOptions
 from aiia_serving.engines import presets, store
+from aiia_serving.tracing import traces_endpoint
 
 # What becomes of these is more than an engine argument of the same name.
 _NOT_ARGUMENTS = {"sleep", "loras", "cpu_kv_cache_gb", "cpu_threads", "engine_args"}
@@ -34,6 +35,8 @@ def replica_environment(document: ModelDocument) -> dict[str, str]:
             "OMP_NUM_THREADS": str(options.cpu_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
+    if traces_endpoint():
+        environment |= {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": document.id}
     return environment
 
 
@@ -43,6 +46,8 @@ def engine_arguments(document: ModelDocument, cache: Path) -> dict[str, Any]:
     engine = presets.options_for(_accelerator(document))
     # The gateway orders what waits in the engine, too; vLLM takes the lower number first. And it counts cache hits.
     engine |= {"disable_log_stats": False, "scheduling_policy": "priority", "enable_prompt_tokens_details": True}
+    if (endpoint := traces_endpoint()) is not None:
+        engine["otlp_traces_endpoint"] = endpoint
     engine |= options.model_dump(exclude_none=True, exclude=_NOT_ARGUMENTS) | options.engine_args
     if spec.resources.gpus > 1:
         engine.setdefault("tensor_parallel_size", spec.resources.gpus // engine.get("pipeline_parallel_size", 1))

@@ -26,12 +26,12 @@ from aiia_serving.gateway.protocols.responses import Responses
 from aiia_serving.gateway.queues import queue_report
 from aiia_serving.gateway.reply import disconnected, read_body
 from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, TokenizeRequest, parse
+from aiia_serving.gateway.scrape import pages
 from aiia_serving.gateway.services import Gateway
 from aiia_serving.gateway.settings import GatewaySettings
 from aiia_serving.gateway.tokens import count_tokens
 from aiia_serving.gateway.usage import Outcome
 from aiia_serving.logs import request_id as current_request
-from aiia_serving.metrics import CONTENT_TYPE, may_read, page
 from aiia_serving.state import ModelState
 
 log = logging.getLogger("aiia_serving.gateway")
@@ -192,13 +192,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         model = await gateway.registry.get(wanted.model)
         return JSONResponse({"count": await count_tokens(gateway.session, model, wanted)})
 
-    @app.get("/metrics")
-    async def show_metrics(request: Request) -> Response:
-        gateway = lazy.get()
-        if not may_read(request.client and request.client.host, request.headers, gateway.settings.internal_token):
-            raise HTTPException(404)
-        metrics.show_queues(await gateway.queue.load())
-        return Response(page(), media_type=CONTENT_TYPE)
+    app.include_router(pages(lazy.get))
 
     @app.get("/healthz")
     async def healthz() -> Response:
