@@ -212,16 +212,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
     parser.add_argument("--real", action="store_true", help="vLLM, Ray Serve, HAProxy and the manager as they are")
-    parser.add_argument("--write", action="store_true", help="put the result into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the result with fake models into docs/benchmarks.md")
     options = parser.parse_args()
+    if options.real and options.write:
+        parser.error("the page has a place for the run with fake models only")
     machine = report.machine()
     print(f"seed {options.seed}")
     dice = random.Random(options.seed)
     run = real_chaos(options.kills, dice) if options.real else fake_chaos(options.kills, dice)
     print(run.summary())
     if options.write:
-        name = "chaos --real" if options.real else "chaos"
-        report.write(name, f"{machine} just before the run. Seed {options.seed}. {run.summary()}")
+        report.write("chaos", f"{machine} just before the run. Seed {options.seed}. {run.summary()}")
     sys.exit(1 if run.wrong else 0)
 
 
