@@ -182,7 +182,7 @@ def test_a_priority_is_taken(served: Served) -> None:
 def test_a_conversation_stays_at_its_replica(served: Served) -> None:
     client = served.client(CHAT)
     for session in (f"conversation {number}" for number in range(6)):
-        asked: Any = {"prompt": f"{session}. " + "Tell me about the sea. " * 20, "max_tokens": 1}
+        asked: Any = {"prompt": f"{session}. " + "Tell me about the sea. " * 50, "max_tokens": 1}
         found = []
         for _ in range(2):
             headers = {"X-Session-Id": session}
@@ -191,7 +191,8 @@ def test_a_conversation_stays_at_its_replica(served: Served) -> None:
             assert usage.prompt_tokens_details is not None
             found.append(usage.prompt_tokens_details.cached_tokens or 0)
         assert found[0] == 0
-        assert found[1] > 50
+        # The cache holds whole blocks of 128 tokens.
+        assert found[1] >= 128
 
 
 def cosine(a: list[float], b: list[float]) -> float:
