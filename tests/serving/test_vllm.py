@@ -32,7 +32,7 @@ STORY: Any = [{"role": "user", "content": "Write a long story about a fisherman,
 class Stack:
     """Ray head and manager as processes, with a folder of documents of the test's own beside the packaged ones."""
 
-    def __init__(self, folder: Path, traces_to: str) -> None:
+    def __init__(self, folder: Path, traces_to: str = "") -> None:
         self.documents = folder / "models"
         self.documents.mkdir()
         self.manager_port = free_port()
