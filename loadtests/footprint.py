@@ -89,8 +89,9 @@ class Trend:
         fit = stats.linregress(hours, values)
         left = [value - fit.intercept - fit.slope * hour for hour, value in zip(hours, values, strict=True)]
         square = sum(value * value for value in left)
-        together = sum(a * b for a, b in itertools.pairwise(left)) / square if square else 0.0
-        together = min(max(together, 0.0), 0.99)
+        if square < 1e-9:
+            return cls(0.0, 0.0)
+        together = min(max(sum(a * b for a, b in itertools.pairwise(left)) / square, 0.0), 0.99)
         independent = max(3.0, len(values) * (1 - together) / (1 + together))
         widening = math.sqrt((len(values) - 2) / (independent - 2)) if independent > 2 else math.inf
         return cls(fit.slope, float(stats.t.ppf(0.975, independent - 2)) * fit.stderr * widening)

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import csv
 import itertools
-import math
 import random
 import subprocess
 import sys
@@ -235,7 +234,7 @@ def summary(soak: Soak, wrong: list[str]) -> str:
                 "whole plain answer p50 / p99 (ms)",
                 "real TTFT p50 / p99 (ms)",
             ],
-            [_part(soak, start) for start in range(0, max(1, math.ceil(soak.now_s)), _PART_S)],
+            [_part(soak, start) for start in range(0, max(1, round(soak.now_s - _PART_S / 2)), _PART_S)],
         ),
         "",
         "Ended: " + ", ".join(f"{n} {what}" for what, n in sorted(Counter(_ending(r) for r in soak.results).items())),
