@@ -228,6 +228,7 @@ def _model_object(model: ModelState) -> dict[str, Any]:
         "exact_continuation",
         "capabilities",
         "base",
+        "starts_on_demand",
         "replicas",
         "min_replicas",
         "max_replicas",
