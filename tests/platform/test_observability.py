@@ -133,8 +133,9 @@ def test_no_log_holds_a_prompt(stack: Stack, user: User) -> None:
 def test_worker_and_pages_are_counted(stack: Stack, user: User) -> None:
     port = free_port()
     stack.start_worker(AIIA_METRICS_PORT=str(port))
-    site = stack.start_web()
+    site = stack.start_web(AIIA_GATEWAY_APP="aiia_serving.gateway.app:app")
     ask(site, user, "Hello")
+    assert httpx.post(f"{site}/v1/chat/completions", timeout=30).status_code == 401
     worker = samples(f"http://127.0.0.1:{port}/metrics")
     assert worker["aiia_worker_generations_total", MODEL] == 1
     assert worker["aiia_worker_first_token_seconds_count", MODEL] == 1
@@ -144,6 +145,7 @@ def test_worker_and_pages_are_counted(stack: Stack, user: User) -> None:
     web = samples(f"{site}/metrics")
     assert web["aiia_web_requests_total", "chat-send"] == 1
     assert web["aiia_web_request_seconds_count", "chat-send"] == 1
+    assert web["aiia_gateway_errors_total", "invalid_api_key"] == 1, "the mounted gateway is on the same page"
 
 
 def test_strangers_see_no_metrics(client: Client) -> None:
