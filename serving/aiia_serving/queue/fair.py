@@ -10,9 +10,9 @@ import time
 import uuid
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
-from aiia_serving.queue import Abandoned, Place, QueueFullError, QueueLoad, Work, WorkClass
+from aiia_serving.queue import Abandoned, Place, QueueFullError, QueueLoad, Unit, Work, WorkClass
 from aiia_serving.queue.held import Line, RedisTicket, by_class
 from aiia_serving.queue.link import Link, LinkDownError
 
@@ -241,7 +241,7 @@ class RedisQueue:
         if ticket_id not in self._taken_over:
             self._taken_over.add(ticket_id)
             cost, weight, unit, spent = rest
-            work = Work(line.model, user, _CLASSES[rank], float(cost), unit, float(weight), request)
+            work = Work(line.model, user, _CLASSES[rank], float(cost), cast(Unit, unit), float(weight), request)
             if self._abandoned is not None:
                 self._abandoned(work, float(spent))
         self._post(line, lambda _: self._taken_over.discard(ticket_id), "release", ticket_id, "")
