@@ -170,6 +170,9 @@ def _options(arguments: dict[str, Any]) -> list[str]:
     options = []
     for name, value in arguments.items():
         flag = name.replace("_", "-")
+        if value is False and name.startswith("disable_"):
+            # These have no opposite.
+            continue
         if isinstance(value, bool):
             options.append(f"--{flag}" if value else f"--no-{flag}")
         else:
