@@ -101,6 +101,9 @@ class _Cluster:
         self._serve = serve
         self._client = _get_global_client()
         self._output = output
+        # Serve's settings for throughput make handles that work in one running event loop only.
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def obey(self, command: dict[str, Any]) -> None:
         """Carries one command out; a call goes on in a thread of its own."""
@@ -121,13 +124,13 @@ class _Cluster:
         try:
             application = self._details()[call["application"]]
             deployment = _model_deployment(call["application"], application)
-            asyncio.run(self._call_replica(call["application"], deployment, call["method"]))
+            calling = self._call_replica(call["application"], deployment, call["method"])
+            asyncio.run_coroutine_threadsafe(calling, self._loop).result()
         except Exception as problem:
             error = str(problem).strip()[-400:] or type(problem).__name__
         self._output.write({"answer": {"id": call["id"], "error": error}})
 
     async def _call_replica(self, application: str, deployment: str, method: str) -> None:
-        # Serve's settings for throughput make handles that work in a running event loop only.
         handle = self._serve.get_deployment_handle(deployment, application)
         async with asyncio.timeout(_CALL_ENDS_WITHIN_S):
             await getattr(handle, method).remote()
