@@ -40,6 +40,7 @@ class LocalModels:
         self._documents: dict[str, ModelDocument] = {}
         # Taken out of Serve for a moment, to be deployed anew.
         self._again: set[str] = set()
+        self._unbuilt: dict[str, str] = {}
         self._shown: set[str] = set()
         self._phases = Phases(timings)
         self._preparing = Preparing(settings.model_cache, timings, self._step)
@@ -91,11 +92,16 @@ class LocalModels:
         return (self._hand.reports or {}).get(name)
 
     def _applications(self) -> list[dict[str, Any]]:
-        return [
-            self._build(document, self._settings.model_cache, self._serve_rules(document))
-            for name, document in sorted(self._documents.items())
-            if self._runs(document) and name not in self._again
-        ]
+        applications = []
+        self._unbuilt.clear()
+        for name, document in sorted(self._documents.items()):
+            if self._runs(document) and name not in self._again:
+                try:
+                    applications.append(self._build(document, self._settings.model_cache, self._serve_rules(document)))
+                except (LookupError, OSError, ValueError) as error:
+                    # One model's mistake is not to end the others.
+                    self._unbuilt[name] = str(error)
+        return applications
 
     def _runs(self, document: ModelDocument) -> bool:
         unloaded = self._wishes.get(document.id).unloaded
@@ -167,7 +173,7 @@ class LocalModels:
             may_be_cold=rules.min_replicas == 0,
             present=self._preparing.present(document),
             step=self._preparing.step(name),
-            failure=self._preparing.failure(name),
+            failure=self._preparing.failure(name) or self._unbuilt.get(name),
             ray=self._hand.reports is not None,
             report=report,
             away=away,
