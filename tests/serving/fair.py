@@ -27,7 +27,8 @@ class Gateways:
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url
-        self._options = {"tick_s": 0.005, "refresh_s": 0.005, **options}
+        # On a machine that is busy with other things Redis may take its time.
+        self._options = {"tick_s": 0.005, "refresh_s": 0.005, "timeout_s": 60, **options}
         self.clock = Clock()
         self.queues: list[RedisQueue] = []
         self.abandoned: list[tuple[Work, float]] = []
@@ -100,7 +101,7 @@ async def turn(group: Gateways, running: Ticket, waiting: list[Ticket], cost: fl
     return admitted
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = 60) -> None:
     """Waits for what other processes bring about."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110

@@ -54,7 +54,6 @@ async def names_that_run(group: Gateways) -> set[str]:
     return {place.id for place in await group.places() if place.position == 0}
 
 
-@pytest.mark.xfail(strict=False, reason="unsolved: failed once on a busy machine")
 @given(
     slots=st.integers(1, 10),
     weights=st.tuples(st.sampled_from([0.5, 1, 2]), st.sampled_from([0.5, 1, 2])),
@@ -74,14 +73,16 @@ def test_two_users_who_always_want_more_get_the_same(
     """The service of one differs from that of the other, each by weight, by at most two of the largest requests."""
 
     async def check() -> None:
-        async with gateways(server.url, count=2, slots=slots) as group:
-            tickets = {"first": await enter(group.queues[0], "other", name="first")}
+        async with gateways(server.url, count=2, slots=0) as group:
+            tickets = {}
             for number, pair in enumerate(costs):
                 for user in (0, 1):
                     name, queue = f"{user}.{number}", group.queues[user]
                     tickets[name] = await enter(
                         queue, f"user{user}", pair[user], weight=weights[user], unit=unit, name=name
                     )
+            for queue in group.queues:
+                queue.set_capacity(MODEL, slots)
             bound = 2 * max(cost / weight for pair in costs for cost, weight in zip(pair, weights, strict=True))
             served: list[list[float]] = [[], []]
             ended: set[str] = set()
@@ -154,7 +155,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         super().__init__()
         empty(self.server)
         self.loop = asyncio.new_event_loop()
-        self.group = Gateways(self.server.url, ageing_s=AGEING_S, lease_s=5, timeout_s=2)
+        self.group = Gateways(self.server.url, ageing_s=AGEING_S, lease_s=5)
         self.alive: list[Gateway] = []
         self.slots = 0
         self.count = 0
@@ -260,7 +261,7 @@ class FairQueueMachine(RuleBasedStateMachine):
     @rule(meanwhile=st.integers(0, 2))
     def restart_redis(self, meanwhile: int) -> None:
         async def wait_up(up: bool) -> None:
-            await until(lambda: all(gateway.queue._link.up == up for gateway in self.alive))
+            await until(lambda: all(gateway.queue.connected == up for gateway in self.alive))
 
         async def restart() -> None:
             self.server.kill()
@@ -292,7 +293,7 @@ class FairQueueMachine(RuleBasedStateMachine):
             return there == held
 
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await agree():  # noqa: ASYNC110
                     await asyncio.sleep(0.002)
         except TimeoutError:

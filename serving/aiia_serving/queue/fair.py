@@ -73,20 +73,22 @@ class RedisQueue:
         )
         self._ticker = asyncio.create_task(self._tick_on())
 
+    @property
+    def connected(self) -> bool:
+        """Whether Redis decides; else this gateway does, for itself."""
+        return self._link.up
+
     async def enter(self, work: Work, notify: Callable[[], None]) -> RedisTicket:
         line = self._line(work.model)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._link.tried.wait()
-        except TimeoutError:
-            log.warning("redis does not answer")
-        if not self._link.up and len(line.waiting()) >= self._max_waiting:
+        if not self._link.tried.is_set():
+            await self._first_try()
+        if not self.connected and len(line.waiting()) >= self._max_waiting:
             raise QueueFullError(1.0)
         # A process that is restarted must not take the ids of its own past.
         ticket = RedisTicket(self, line, f"{self._gateway}.{time.time_ns():x}.{next(self._numbers)}", work, notify)
         line.add(ticket)
         try:
-            if self._link.up:
+            if self.connected:
                 await self._enter_shared(line, ticket)
         except QueueFullError:
             line.drop(ticket)
@@ -96,14 +98,14 @@ class RedisQueue:
         except BaseException:
             ticket.release(0)
             raise
-        if not self._link.up:
+        if not self.connected:
             line.admit_alone()
         return ticket
 
     def set_capacity(self, model: str, slots: int) -> None:
         line = self._line(model)
         line.slots, line.told_at = slots, time.monotonic()
-        if not self._link.up:
+        if not self.connected:
             line.admit_alone()
         elif slots != line.shared_slots:
             line.shared_slots = slots
@@ -127,7 +129,7 @@ class RedisQueue:
     def leave(self, line: Line, ticket: RedisTicket, cost: float | None) -> None:
         """What ``RedisTicket.release`` does."""
         line.drop(ticket)
-        if self._link.up:
+        if self.connected:
             self._post(line, line.admit, "release", ticket.id, "" if cost is None else cost)
         else:
             line.admit_alone()
@@ -139,6 +141,13 @@ class RedisQueue:
         if line is None:
             line = self._lines[model] = Line(model)
         return line
+
+    async def _first_try(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._link.tried.wait()
+        except TimeoutError:
+            log.warning("redis does not answer")
 
     def _send(self, line: Line, script: str, *args: Any) -> "asyncio.Future[Any]":
         now = "" if self._clock is None else repr(self._clock())
@@ -194,7 +203,7 @@ class RedisQueue:
     async def _tick_on(self) -> None:
         while True:
             await asyncio.sleep(self._refresh_s)
-            if self._link.up:
+            if self.connected:
                 for line in list(self._lines.values()):
                     self._tick(line)
 

@@ -96,6 +96,7 @@ class Link:
                 await self._connect()
             except (RedisError, OSError, TimeoutError, LinkDownError) as error:
                 log.warning("redis not reachable", extra={"fields": {"error": str(error)[:200]}})
+            _stop_if_cancelled()
             attempt = 0 if self.up else attempt + 1
             self._fall()
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
@@ -190,7 +191,7 @@ class Link:
 
 
 def _stop_if_cancelled() -> None:
-    # In Python 3.11 the client swallows a cancellation that comes together with an answer.
+    # The client swallows a cancellation that comes together with an answer (Python 3.11) or a failure.
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
