@@ -89,7 +89,6 @@ def test_redis_away(client: openai.OpenAI, control: FakeControl, redis: RedisSer
         redis.start()
 
 
-@pytest.mark.xfail(strict=False, reason="unsolved: in some runs no record comes of a gateway that was killed")
 def test_a_gateway_that_is_killed(
     metered: GatewayProcess, control: FakeControl, upstream: FakeUpstream, redis: RedisServer
 ) -> None:
@@ -101,7 +100,9 @@ def test_a_gateway_that_is_killed(
             "POST", f"{killed.base_url}/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}
         ) as answer,
     ):
-        next(answer.iter_bytes())
+        # Kept, because an iterator that is thrown away closes the response: the caller would have left.
+        pieces = answer.iter_bytes()
+        next(pieces)
         killed.kill()
     (record,) = control.wait_usage(lambda records: any(record["outcome"] == "lost" for record in records), timeout=60)
     assert record["outcome"] == "lost"

@@ -26,7 +26,16 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def pair(control: FakeControl, redis: RedisServer) -> Iterator[list[GatewayProcess]]:
+def slow(control: FakeControl, upstream: FakeUpstream) -> FakeUpstream:
+    """A model with one slot, whose answers take their time."""
+    upstream.control(tokens=100_000, tokens_per_second=50)
+    control.set_model("fake", upstream.base_url, max_in_flight=1)
+    return upstream
+
+
+@pytest.fixture
+def pair(control: FakeControl, redis: RedisServer, slow: FakeUpstream) -> Iterator[list[GatewayProcess]]:
+    # They start when the model has its one slot, so that neither knows of more.
     with ExitStack() as stack:
         gateways = [stack.enter_context(GatewayProcess(control.url, REDIS_URL=redis.url)) for _ in range(2)]
         yield gateways
@@ -96,15 +105,6 @@ def queue_of(gateway: GatewayProcess) -> Any:
     return httpx.get(f"{gateway.base_url}/queue", headers=headers).raise_for_status().json()
 
 
-@pytest.fixture
-def slow(control: FakeControl, upstream: FakeUpstream, pair: list[GatewayProcess]) -> FakeUpstream:
-    """A model with one slot, whose answers take their time."""
-    upstream.control(tokens=100_000, tokens_per_second=50)
-    control.set_model("fake", upstream.base_url, max_in_flight=1)
-    return upstream
-
-
-@pytest.mark.xfail(strict=False, reason="unsolved: in some runs a gateway decides without the others")
 def test_they_share_the_slots_and_the_line(pair: list[GatewayProcess], slow: FakeUpstream) -> None:
     left, right = pair
     first = Request(left, "ann")
@@ -120,7 +120,6 @@ def test_they_share_the_slots_and_the_line(pair: list[GatewayProcess], slow: Fak
     assert slow.stats()["running"] == 1
 
 
-@pytest.mark.xfail(strict=False, reason="unsolved: in some runs a gateway decides without the others")
 def test_the_death_of_one_frees_its_slots_for_the_other(pair: list[GatewayProcess], slow: FakeUpstream) -> None:
     left, right = pair
     doomed = Request(left, "bob")
@@ -132,7 +131,6 @@ def test_the_death_of_one_frees_its_slots_for_the_other(pair: list[GatewayProces
     assert queue_of(right)["models"]["fake"]["running"] == 1
 
 
-@pytest.mark.xfail(strict=False, reason="unsolved: in some runs a gateway decides without the others")
 def test_a_deadline_ends_the_wait_with_429(pair: list[GatewayProcess], slow: FakeUpstream) -> None:
     left, right = pair
     Request(left, "cid").wait(running)
