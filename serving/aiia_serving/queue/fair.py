@@ -104,10 +104,12 @@ class RedisQueue:
 
     def set_capacity(self, model: str, slots: int) -> None:
         line = self._line(model)
+        # What Redis has may be an old answer of a tick, so that a change is told in any case.
+        is_known = slots == line.slots == line.shared_slots
         line.slots, line.told_at = slots, time.monotonic()
         if not self.connected:
             line.admit_alone()
-        elif slots != line.shared_slots:
+        elif not is_known:
             line.shared_slots = slots
             self._post(line, line.admit, "capacity", slots, 0)
 
