@@ -106,7 +106,7 @@ class RedisQueue:
         line = self._line(model)
         # What Redis has may be an old answer of a tick, so that a change is told in any case.
         is_known = slots == line.slots == line.shared_slots
-        line.slots, line.told_at = slots, time.monotonic()
+        line.tell(slots)
         if not self.connected:
             line.admit_alone()
         elif not is_known:

@@ -32,6 +32,10 @@ class Line:
         self.ticking = False
         self.ticked_at = 0.0
 
+    def tell(self, slots: int) -> None:
+        self.slots, self.told_at = slots, time.monotonic()
+        self.version += 1
+
     def add(self, ticket: "RedisTicket") -> None:
         self.tickets[ticket.id] = ticket
         self.version += 1
