@@ -15,7 +15,8 @@
 -- since:<class>            zset: heads by the time since when their users were not served
 -- virtual:<class>          zset: user -> virtual time, in cost by weight
 -- inflight                 hash: user -> number of running tickets
--- meta                     hash: slots, told (when), virtual:<class> (its floor), cost and time (for the speed), hold
+-- meta                     hash: slots, told (when) and teller (by whom), virtual:<class> (its floor), cost and time (for
+--                          the speed), born, hold (until when no slot is given)
 
 local base = KEYS[1]
 local clock = tonumber(ARGV[1])
@@ -148,6 +149,15 @@ local function leave_line(ticket, since)
   redis.call('HDEL', key('waiting'), ticket.id)
   redis.call('ZREM', key('line', ticket.class, ticket.user), ticket.member)
   show_head(ticket.class, ticket.user, since)
+end
+
+-- Sets the number of slots, unless another gateway has told it from newer knowledge. What one gateway says last counts:
+-- its words come in order, but the way of the earlier may have taken longer, which makes it look newer.
+local function tell_slots(slots, age)
+  local told = now - age
+  if told >= meta('told') or redis.call('HGET', key('meta'), 'teller') == gateway then
+    redis.call('HSET', key('meta'), 'slots', slots, 'told', text(told), 'teller', gateway)
+  end
 end
 
 -- Slots ------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ local empty = redis.call('HSETNX', key('meta'), 'born', text(now)) == 1
 if empty then
   redis.call('HSET', key('meta'), 'hold', text(now + tonumber(ARGV[5])))
 end
-if ARGV[6] ~= '' and now - tonumber(ARGV[7]) >= meta('told') then
-  redis.call('HSET', key('meta'), 'slots', ARGV[6], 'told', text(now - tonumber(ARGV[7])))
+if ARGV[6] ~= '' then
+  tell_slots(ARGV[6], tonumber(ARGV[7]))
 end
 
 local held = {}
