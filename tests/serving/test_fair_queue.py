@@ -115,6 +115,19 @@ async def test_an_idle_user_has_no_credit(server: RedisServer) -> None:
         assert order == [True, False, True, False, True, False] or order == [True, True, False, True, False, False]
 
 
+async def test_a_newcomer_goes_before_a_flood_that_costs_less_than_was_thought(server: RedisServer) -> None:
+    async with gateways(server.url, slots=8) as group:
+        queue = group.queues[0]
+        running = [await enter(queue, "flood", 100) for _ in range(8)]
+        waiting = [await enter(queue, "flood", 100) for _ in range(20)]
+        (await enter(queue, "quiet", 100)).release(10)
+        for _ in range(10):
+            running.append(await turn(group, running.pop(0), waiting, cost=10))
+            quiet = await enter(queue, "new", 100)
+            assert quiet.admitted
+            quiet.release(10)
+
+
 async def test_weight_is_the_share(server: RedisServer) -> None:
     async with gateways(server.url, express=0) as group:
         queue = group.queues[0]

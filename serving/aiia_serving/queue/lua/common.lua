@@ -15,8 +15,8 @@
 -- since:<class>            zset: heads by the time since when their users were not served
 -- virtual:<class>          zset: user -> virtual time, in cost by weight
 -- inflight                 hash: user -> number of running tickets
--- meta                     hash: slots, told (when) and teller (by whom), virtual:<class> (its floor), cost and time (for
---                          the speed), born, hold (until when no slot is given)
+-- meta                     hash: slots, told (when) and teller (by whom), floor:<class>, cost and time (for the speed),
+--                          born, hold (until when no slot is given)
 
 local base = KEYS[1]
 local clock = tonumber(ARGV[1])
@@ -70,8 +70,19 @@ end
 
 -- Virtual time -----------------------------------------------------------------------------------------------------
 
+local function least_waiting(class)
+  return tonumber(redis.call('ZRANGE', key('order', class), 0, 0, 'WITHSCORES')[2])
+end
+
+-- Where those who had nothing waiting start: at the virtual time of who was served last, or at the least that waits now
+-- if that has fallen below it, since requests had cost less than was thought.
+local function floor_of(class)
+  local floor = meta('floor:' .. class)
+  return math.min(floor, least_waiting(class) or floor)
+end
+
 local function virtual(class, user)
-  return tonumber(redis.call('ZSCORE', key('virtual', class), user)) or meta('virtual:' .. class)
+  return tonumber(redis.call('ZSCORE', key('virtual', class), user)) or floor_of(class)
 end
 
 local function set_virtual(class, user, value)
@@ -87,18 +98,10 @@ local function charge(ticket, cost)
   ticket.charged = cost
 end
 
--- The floor follows the least virtual time that waits. Who comes back from idling starts there.
-local function raise_floor(class)
-  local first = redis.call('ZRANGE', key('order', class), 0, 0, 'WITHSCORES')
-  if first[2] and tonumber(first[2]) > meta('virtual:' .. class) then
-    redis.call('HSET', key('meta'), 'virtual:' .. class, first[2])
-  end
-end
-
 -- Users at or below the floor who wait for nothing are like new ones.
 local function forget_idle()
   for class = 0, LAST_CLASS do
-    local idle = redis.call('ZRANGEBYSCORE', key('virtual', class), '-inf', text(meta('virtual:' .. class)))
+    local idle = redis.call('ZRANGEBYSCORE', key('virtual', class), '-inf', text(floor_of(class)))
     for _, user in ipairs(idle) do
       if redis.call('HEXISTS', key('head', class), user) == 0 then
         redis.call('ZREM', key('virtual', class), user)
@@ -138,8 +141,7 @@ local function wait(ticket)
   save('waiting', ticket)
   own(ticket, ticket.gateway)
   if redis.call('HEXISTS', key('head', ticket.class), ticket.user) == 0 then
-    local floor = meta('virtual:' .. ticket.class)
-    set_virtual(ticket.class, ticket.user, math.max(virtual(ticket.class, ticket.user), floor))
+    set_virtual(ticket.class, ticket.user, math.max(virtual(ticket.class, ticket.user), floor_of(ticket.class)))
   end
   redis.call('ZADD', key('line', ticket.class, ticket.user), 0, member)
   show_head(ticket.class, ticket.user, 0)
@@ -164,7 +166,10 @@ end
 
 local function run(ticket)
   ticket.started = now
-  raise_floor(ticket.class)
+  local least = least_waiting(ticket.class)
+  if least then
+    redis.call('HSET', key('meta'), 'floor:' .. ticket.class, text(least))
+  end
   charge(ticket, ticket.cost)
   save('running', ticket)
   redis.call('HINCRBY', key('inflight'), ticket.user, 1)
@@ -181,7 +186,11 @@ local function owner_forgets(ticket)
   redis.call('SREM', key('owned', ticket.gateway), ticket.id)
 end
 
--- The head that goes next. A head moves up one class for each `ageing` since its user was served, to the front of
+local function in_flight(ticket)
+  return redis.call('HEXISTS', key('inflight'), ticket.user) == 1
+end
+
+-- The head that goes next. Among equals it is one whose user has nothing in flight. A head moves up one class for each `ageing` since its user was served, to the front of
 -- that class, and in the end to the front of all.
 local function next_head()
   for rank = -1, LAST_CLASS do
@@ -196,16 +205,22 @@ local function next_head()
     if aged then
       return aged
     end
-    local first = rank >= 0 and redis.call('ZRANGE', key('order', rank), 0, 0)[1]
+    local first = rank >= 0 and least_waiting(rank)
     if first then
-      return first
+      local equals = redis.call('ZRANGEBYSCORE', key('order', rank), text(first), text(first))
+      for _, head in ipairs(equals) do
+        if not in_flight(find('waiting', string.sub(head, 18))) then
+          return head
+        end
+      end
+      return equals[1]
     end
   end
 end
 
 -- Whose turn it is, with nothing in flight, need not wait for a slot to come free.
 local function may_exceed(ticket)
-  return ticket.class < LAST_CLASS and redis.call('HEXISTS', key('inflight'), ticket.user) == 0
+  return ticket.class < LAST_CLASS and not in_flight(ticket)
 end
 
 -- Fills the slots. Returns the tickets of the calling gateway that got one; others are told by message.
@@ -261,14 +276,15 @@ local function in_order()
     if last[line] then
       ticket.tag = last[line].tag + last[line].cost / last[line].weight
       ticket.lag = last[line].lag
-      ticket.rank, ticket.aged = ticket.class, math.huge
+      ticket.rank, ticket.aged, ticket.busy = ticket.class, math.huge, 1
     else
       ticket.tag = virtual(ticket.class, ticket.user)
-      ticket.lag = math.max(ticket.tag - meta('virtual:' .. ticket.class), 0)
+      ticket.lag = ticket.tag - floor_of(ticket.class)
       local since = tonumber(redis.call('ZSCORE', key('since', ticket.class), ticket.member))
       local steps = math.floor((now - since) / ageing)
       ticket.rank = math.max(ticket.class - steps, -1)
       ticket.aged = steps > 0 and since or math.huge
+      ticket.busy = in_flight(ticket) and 1 or 0
     end
     last[line] = ticket
   end
@@ -276,6 +292,7 @@ local function in_order()
     if a.rank ~= b.rank then return a.rank < b.rank end
     if a.aged ~= b.aged then return a.aged < b.aged end
     if a.tag ~= b.tag then return a.tag < b.tag end
+    if a.busy ~= b.busy then return a.busy < b.busy end
     return a.member < b.member
   end)
   local ahead = 0

@@ -44,8 +44,8 @@ for i = 8, #ARGV, FIELDS do
       save('running', ticket)
     elseif not known then
       wait(ticket)
-      local floor = meta('virtual:' .. ticket.class)
-      set_virtual(ticket.class, ticket.user, math.max(virtual(ticket.class, ticket.user), floor + tonumber(ARGV[i + 10])))
+      local start = meta('floor:' .. ticket.class) + tonumber(ARGV[i + 10])
+      set_virtual(ticket.class, ticket.user, math.max(virtual(ticket.class, ticket.user), start))
     end
   end
 end
