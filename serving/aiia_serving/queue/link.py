@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -14,6 +15,8 @@ from redis.exceptions import NoScriptError, RedisError
 
 log = logging.getLogger(__name__)
 
+# An answer is late when so many looks, spread over the time it may take, have not seen it.
+_LOOKS = 4
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5)
 _FOLDER = files("aiia_serving.queue") / "lua"
 _COMMON = (_FOLDER / "common.lua").read_text()
@@ -63,6 +66,7 @@ class Link:
         self._timeout_s = timeout_s
         self._hashes: dict[str, str] = {}
         self._calls: list[_Call] = []
+        self._awaited: list[_Call] = []
         self._some = asyncio.Event()
         self.up = False
         #: Set once the first attempt to connect has ended, either way.
@@ -95,7 +99,9 @@ class Link:
             try:
                 await self._connect()
             except (RedisError, OSError, TimeoutError, LinkDownError) as error:
-                log.warning("redis not reachable", extra={"fields": {"error": str(error)[:200]}})
+                log.warning(
+                    "redis not reachable", extra={"fields": {"error": str(error)[:200] or type(error).__name__}}
+                )
             _stop_if_cancelled()
             attempt = 0 if self.up else attempt + 1
             self._fall()
@@ -103,6 +109,7 @@ class Link:
 
     def _fall(self) -> None:
         was_up, self.up = self.up, False
+        self._awaited = []
         self._hashes = {}
         calls, self._calls = self._calls, []
         for call in calls:
@@ -116,7 +123,8 @@ class Link:
         client = Redis.from_url(
             self._url,
             single_connection_client=True,
-            socket_timeout=self._timeout_s,
+            # How long an answer may take is `_watch`'s to say.
+            socket_timeout=None,
             socket_connect_timeout=self._timeout_s,
             retry=once,
             decode_responses=True,
@@ -129,12 +137,16 @@ class Link:
             retry=once,
             decode_responses=True,
         )
-        async with client, ears, ears.pubsub(ignore_subscribe_messages=True) as pubsub:
+        async with AsyncExitStack() as stack:
             async with asyncio.timeout(self._timeout_s):
+                await stack.enter_async_context(client)
+                await stack.enter_async_context(ears)
+                pubsub = await stack.enter_async_context(ears.pubsub(ignore_subscribe_messages=True))
                 await pubsub.subscribe(self._channel)
                 await self._load(client)
             _stop_if_cancelled()
-            tasks = [asyncio.create_task(self._send(client)), asyncio.create_task(self._listen(pubsub))]
+            work = (self._send(client), self._listen(pubsub), self._watch())
+            tasks = [asyncio.create_task(coroutine) for coroutine in work]
             try:
                 await self._on_up()
                 self.up = True
@@ -163,6 +175,7 @@ class Link:
             await self._some.wait()
             self._some.clear()
             calls, self._calls = self._calls, []
+            self._awaited = calls
             try:
                 answers = await self._execute(client, calls)
                 unknown = [call for call, answer in zip(calls, answers, strict=True) if _is_unknown(answer)]
@@ -181,13 +194,24 @@ class Link:
             for call, answer in zip(calls, answers, strict=True):
                 if not call.answer.done():
                     call.answer.set_result(answer)
+            self._awaited = []
 
     async def _execute(self, client: Redis, calls: list[_Call]) -> list[Any]:
-        async with asyncio.timeout(self._timeout_s):
-            pipe = client.pipeline(transaction=False)
-            for call in calls:
-                pipe.evalsha(self._hashes[call.script], 1, call.key, *call.args)
-            return await pipe.execute(raise_on_error=False)
+        pipe = client.pipeline(transaction=False)
+        for call in calls:
+            pipe.evalsha(self._hashes[call.script], 1, call.key, *call.args)
+        return await pipe.execute(raise_on_error=False)
+
+    async def _watch(self) -> None:
+        """Gives up on a server that is silent. A process that was itself kept from running sees no silence in that."""
+        seen, looks = self._awaited, 0
+        while looks < _LOOKS:
+            await asyncio.sleep(self._timeout_s / _LOOKS)
+            looks = looks + 1 if self._awaited and self._awaited is seen else 0
+            seen = self._awaited
+        for call in seen:
+            _fail(call)
+        raise TimeoutError("no answer")
 
 
 def _stop_if_cancelled() -> None:
