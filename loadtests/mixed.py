@@ -111,8 +111,11 @@ class RealMix:
             Request("refused", "chat/completions", refused, refusal=404),
         ]
 
-    async def listen(self, session: aiohttp.ClientSession, base_url: str, headers: Mapping[str, str]) -> None:
-        """Keeps each answer as what is expected from now on. Raises ``RuntimeError`` for a model that does not work."""
+    async def listen(self, session: aiohttp.ClientSession, base_url: str, headers: Mapping[str, str]) -> int:
+        """Keeps each answer as what is expected from now on, and returns how many there were.
+
+        Raises ``RuntimeError`` for a model that does not work.
+        """
         heard = []
         for request in self._kept:
             result = await ask(session, base_url, request, headers, "")
@@ -120,6 +123,7 @@ class RealMix:
                 raise RuntimeError(f"{request.kind}: {result.ended} {result.detail}")
             heard.append(replace(request, expected=result.content))
         self._kept = heard
+        return len(heard)
 
     def draw(self) -> Request:
         return self._dice.choice(self._kept if self._dice.random() < 0.8 else self._others)

@@ -103,3 +103,12 @@ def test_it_may_die_again_and_again(gateway: GatewayProcess, upstream: FakeUpstr
     *answer, last = frames(gateway)
     assert last == "[DONE]"
     assert "".join(frame["choices"][0]["delta"].get("content") or "" for frame in answer) == answer_text(32)
+
+
+def test_it_may_die_twice_while_text_is_held_back(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+    # After eight tokens the first half of a character is out, whose text waits for the other half.
+    upstream.control(fault_after=8, fault_times=2)
+    *answer, last = frames(gateway, max_tokens=20)
+    assert last == "[DONE]"
+    text = "".join(frame["choices"][0]["delta"].get("content") or "" for frame in answer)
+    assert text == answer_text(20)

@@ -109,6 +109,7 @@ class Generation(Exchange):
                 return
             if self._written is None or not can_continue(self._request, model, self._written):
                 raise _interrupted() from broken
+            self._transcript = Transcript(self._written)
             self.continuations += 1
             raise UpstreamLostError(str(broken)) from broken
         finally:

@@ -1,17 +1,21 @@
 """Usage on its way to the platform: each request exactly once, whatever fails in between.
 
-A record goes into a Redis stream first and is taken out when the platform has stored it. It may be sent twice, by two
-gateways or after a lost answer; the platform keeps one record per request id. Without Redis it waits in memory.
+A gateway keeps a record until the platform has stored it, so that a death of Redis loses none. A copy goes into a Redis
+stream at once; one that is still there after a while belonged to a gateway that died, and any other sends it. A record
+may be sent twice; the platform keeps one per request id.
 """
 
 import asyncio
 import json
 import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import redis.asyncio as redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from aiia_serving.gateway.usage import Kind, Outcome, Usage
 from aiia_serving.queue import Work
@@ -19,14 +23,23 @@ from aiia_serving.queue import Work
 log = logging.getLogger(__name__)
 
 STREAM = "aiia:usage"
-_GROUP = "gateways"
 _BATCH = 200
 _RETRY_S = 1.0
-# A record that another gateway took and has not finished within this time (ms) is taken over.
-_ADOPT_AFTER_MS = 30_000
+_ADOPT_EVERY_S = 5.0
+# By then the gateway that wrote a copy has sent the record, or is dead, or the platform is away.
+_ADOPT_AFTER_S = 15
 _TIMEOUT_S = 10
 # Of records that neither Redis nor the platform takes; a day of one busy gateway.
 _MAX_HELD = 100_000
+
+
+@dataclass
+class _Held:
+    """A record on its way to the platform, and the id of its copy in Redis."""
+
+    record: dict[str, Any]
+    copy: bytes | None = None
+    sent: bool = False
 
 
 class Meter:
@@ -38,17 +51,17 @@ class Meter:
         platform_url: str,
         internal_token: str | None,
         redis_url: str,
-        gateway_id: str,
     ) -> None:
         self._session = session
         self._url = platform_url.rstrip("/") + "/internal/usage"
         self._headers = {"Authorization": f"Bearer {internal_token}"}
-        self._name = gateway_id
         self._redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=5) if redis_url else None
-        self._held: list[dict[str, Any]] = []
+        self._held: list[_Held] = []
+        self._adopted_at = 0.0
         self._wake = asyncio.Event()
-        self._has_group = False
         self._closing = False
+        self._uncopied = asyncio.Event()
+        self._copying = asyncio.create_task(self._copy_on(self._redis)) if self._redis is not None else None
         self._task = asyncio.create_task(self._deliver())
 
     def record(self, usage: Usage, outcome: Outcome) -> None:
@@ -74,12 +87,16 @@ class Meter:
                 await self._task
         except TimeoutError:
             log.error("usage records lost", extra={"fields": {"records": len(self._held)}})
+        if self._copying is not None:
+            self._copying.cancel()
+            await asyncio.gather(self._copying, return_exceptions=True)
         if self._redis is not None:
             await self._redis.aclose()
 
     def _hold(self, record: dict[str, Any]) -> None:
         if len(self._held) < _MAX_HELD:
-            self._held.append(record)
+            self._held.append(_Held(record))
+            self._uncopied.set()
         self._wake.set()
 
     async def _deliver(self) -> None:
@@ -101,56 +118,58 @@ class Meter:
 
     async def _deliver_once(self) -> bool:
         """Whether there was anything to deliver. Raises for a platform that does not take it."""
-        if self._redis is not None:
-            try:
-                await self._put_into_redis(self._redis)
-                return await self._send_from_redis(self._redis)
-            except (RedisError, OSError, TimeoutError):
-                self._has_group = False
-        if not self._held:
-            return False
         batch = self._held[:_BATCH]
-        await self._send(batch)
-        del self._held[: len(batch)]
-        return True
-
-    async def _put_into_redis(self, client: redis.Redis) -> None:
-        while self._held:
-            batch = self._held[:_BATCH]
-            async with client.pipeline(transaction=True) as pipe:
-                for record in batch:
-                    pipe.xadd(STREAM, {"record": json.dumps(record)})
-                await pipe.execute()
+        if batch:
+            await self._send([held.record for held in batch])
             del self._held[: len(batch)]
-
-    async def _send_from_redis(self, client: redis.Redis) -> bool:
-        if not self._has_group:
-            try:
-                await client.xgroup_create(STREAM, _GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-            self._has_group = True
-        # What this gateway took before and could not send, then what a dead one took, then what is new.
-        entries = await self._read(client, "0")
-        if not entries:
-            adopted: Any = await client.xautoclaim(STREAM, _GROUP, self._name, _ADOPT_AFTER_MS, count=_BATCH)
-            entries = adopted[1]
-        if not entries:
-            entries = await self._read(client, ">")
-        if not entries:
+            for held in batch:
+                held.sent = True
+            await self._drop([held.copy for held in batch if held.copy is not None])
+            return True
+        if time.monotonic() - self._adopted_at < _ADOPT_EVERY_S:
             return False
-        ids = [entry_id for entry_id, _ in entries]
-        await self._send([json.loads(fields[b"record"]) for _, fields in entries if fields])
-        async with client.pipeline(transaction=True) as pipe:
-            pipe.xack(STREAM, _GROUP, *ids)
-            pipe.xdel(STREAM, *ids)
-            await pipe.execute()
-        return True
+        self._adopted_at = time.monotonic()
+        left_behind = await self._left_behind()
+        if left_behind:
+            await self._send(list(left_behind.values()))
+            await self._drop(list(left_behind))
+            self._adopted_at = 0.0
+        return bool(left_behind)
 
-    async def _read(self, client: redis.Redis, after: str) -> Any:
-        answer: Any = await client.xreadgroup(_GROUP, self._name, {STREAM: after}, count=_BATCH)
-        return answer[0][1] if answer else []
+    async def _copy_on(self, client: redis.Redis) -> None:
+        """Copies what is new, whatever the platform is doing meanwhile."""
+        while True:
+            await self._uncopied.wait()
+            self._uncopied.clear()
+            new = [held for held in self._held if held.copy is None]
+            try:
+                async with client.pipeline(transaction=True) as pipe:
+                    for held in new:
+                        pipe.xadd(STREAM, {"record": json.dumps(held.record)})
+                    copies = await pipe.execute()
+            except (RedisError, OSError, TimeoutError):
+                # With the next record; until then it is in memory.
+                continue
+            for held, copy in zip(new, copies, strict=True):
+                held.copy = copy
+            await self._drop([held.copy for held in new if held.sent and held.copy is not None])
+
+    async def _drop(self, copies: list[bytes]) -> None:
+        if self._redis is None or not copies:
+            return
+        # A copy that stays is sent once more, which changes nothing.
+        with suppress(RedisError, OSError, TimeoutError):
+            await self._redis.xdel(STREAM, *copies)
+
+    async def _left_behind(self) -> dict[bytes, dict[str, Any]]:
+        if self._redis is None:
+            return {}
+        try:
+            seconds, _ = await self._redis.time()
+            old: Any = await self._redis.xrange(STREAM, "-", (seconds - _ADOPT_AFTER_S) * 1000, count=_BATCH)
+        except (RedisError, OSError, TimeoutError):
+            return {}
+        return {copy: json.loads(fields[b"record"]) for copy, fields in old}
 
     async def _send(self, records: list[dict[str, Any]]) -> None:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)

@@ -21,7 +21,7 @@ class Gateway:
         self.id = uuid.uuid4().hex
         self.session = new_session()
         self.client = Client()
-        self.meter = Meter(self.session, settings.platform_url, settings.internal_token, settings.redis_url, self.id)
+        self.meter = Meter(self.session, settings.platform_url, settings.internal_token, settings.redis_url)
         self.queue = self._queue()
         self.registry = Registry(self.session, settings.manager_url, settings.internal_token, self.queue)
         self.authenticator = Authenticator(

@@ -1,7 +1,7 @@
 """What a model has sent so far, kept as it came: read only when a stream breaks, or ends without its usage."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiia_serving.gateway.sse import data_of
@@ -27,9 +27,13 @@ class Written:
 
 
 class Transcript:
-    """Whole frames in order."""
+    """Whole frames in order, after what was ``written`` before them.
 
-    def __init__(self) -> None:
+    An answer that goes on needs a new one: the ids that were held back are written a second time by the continuation.
+    """
+
+    def __init__(self, written: Written | None = None) -> None:
+        self._before = written or Written()
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -41,7 +45,7 @@ class Transcript:
     @property
     def pieces(self) -> int:
         """How often something came: about the number of tokens."""
-        return len(self._pieces)
+        return len(self._before.ids) + len(self._pieces)
 
     @property
     def is_whole(self) -> bool:
@@ -49,7 +53,7 @@ class Transcript:
 
     def read(self) -> Written:
         """Everything so far. Frames that are not JSON are skipped: they reached the caller as they were."""
-        written = Written()
+        written = replace(self._before, ids=[*self._before.ids])
         held: list[int] = []
         for data in data_of(b"".join(self._pieces)):
             try:
