@@ -45,6 +45,20 @@ def test_a_bad_document_is_named_and_the_others_count(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mistake_in_a_document_leaves_what_it_was(tmp_path: Path) -> None:
+    file = write(tmp_path, "mine.yaml", GOOD)
+    before = load_catalogue([tmp_path])
+    write(tmp_path, "mine.yaml", GOOD.replace("gpus: 1", "gpus: -1"))
+    now = load_catalogue([tmp_path], before)
+    assert now.documents == before.documents
+    assert now.outdated["qwen3-8b"].problem == "spec.resources.gpus: Input should be greater than or equal to 0"
+    # Also when it is read once more.
+    assert load_catalogue([tmp_path], now).documents == before.documents
+    mended = load_catalogue([tmp_path], load_catalogue([tmp_path], now))
+    file.unlink()
+    assert load_catalogue([tmp_path], mended).documents == {}
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -138,6 +138,18 @@ def test_a_refused_document_leaves_the_others_alone_and_can_be_removed(manager: 
     assert {"demo", "cold", "far"} <= models.keys()
 
 
+def test_a_mistake_in_the_document_of_a_model_leaves_the_model(manager: ManagerProcess) -> None:
+    file = manager.documents / "mine.yaml"
+    file.write_text(yaml.safe_dump(document("mine", title="My own")))
+    manager.wait_state("mine", "starting")
+    file.write_text(yaml.safe_dump(document("mine", task="poetry", title="Worse")))
+    mine = manager.wait(lambda models: models["mine"]["reason"] and "spec.task" in models["mine"]["reason"])["mine"]
+    assert (mine["state"], mine["title"]) == ("starting", "My own")
+    file.write_text(yaml.safe_dump(document("mine", title="Better")))
+    mine = manager.wait(lambda models: models["mine"]["title"] == "Better")["mine"]
+    assert "spec.task" not in (mine["reason"] or "")
+
+
 def test_events_tell_every_change_of_state(manager: ManagerProcess) -> None:
     before = manager.request("GET", "/events").json()
     assert {event["model"] for event in before["events"]} == {"demo", "cold", "far"}

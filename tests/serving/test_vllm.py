@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import psutil
@@ -154,6 +155,77 @@ def test_it_knows_the_capital_of_france(model: openai.OpenAI) -> None:
     assert plain.usage.completion_tokens > 0
     stream = model.chat.completions.create(model=MODEL, messages=question, temperature=0, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == plain.choices[0].message.content
+
+
+def test_every_protocol_tells_the_same_answer(served: GatewayProcess, model: openai.OpenAI) -> None:
+    claude = anthropic.Anthropic(base_url=served.base_url.removesuffix("/v1"), api_key=INTERNAL_TOKEN, max_retries=0)
+    chat = model.chat.completions.create(model=MODEL, messages=STORY, temperature=0, max_tokens=40)
+    text = chat.choices[0].message.content
+    assert text
+    assert chat.usage is not None
+    response = model.responses.create(model=MODEL, input=STORY, temperature=0, max_output_tokens=40)
+    assert (response.output_text, response.status) == (text, "incomplete")
+    assert response.usage is not None
+    assert response.usage.input_tokens == chat.usage.prompt_tokens
+    with model.responses.stream(model=MODEL, input=STORY, temperature=0, max_output_tokens=40) as streamed:
+        assert streamed.get_final_response().output_text == text
+    message = claude.messages.create(model=MODEL, max_tokens=40, messages=STORY, extra_body={"temperature": 0})
+    assert [block.to_dict().get("text") for block in message.content] == [text]
+    assert (message.stop_reason, message.usage.input_tokens) == ("max_tokens", chat.usage.prompt_tokens)
+    with claude.messages.stream(model=MODEL, max_tokens=40, messages=STORY, extra_body={"temperature": 0}) as stream:
+        assert "".join(stream.text_stream) == text
+    assert claude.messages.count_tokens(model=MODEL, messages=STORY).input_tokens == chat.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_tool_that_must_be_called_is_called(model: openai.OpenAI, stream: bool) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"town": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["town", "days"],
+        "additionalProperties": False,
+    }
+    asked: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What will the weather be in Paris?"}],
+        "tools": [{"type": "function", "function": {"name": "weather", "parameters": parameters}}],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "temperature": 0,
+        "max_tokens": 100,
+    }
+    if stream:
+        pieces = [
+            call
+            for chunk in model.chat.completions.create(**asked, stream=True)
+            for call in chunk.choices[0].delta.tool_calls or []
+        ]
+        assert {piece.index for piece in pieces} == {0}
+        names = [piece.function.name for piece in pieces if piece.function and piece.function.name]
+        arguments = "".join(piece.function.arguments or "" for piece in pieces if piece.function)
+    else:
+        calls = model.chat.completions.create(**asked).choices[0].message.tool_calls
+        names, arguments = [call.function.name for call in calls], calls[0].function.arguments
+    assert names == ["weather"]
+    called = json.loads(arguments)
+    assert called.keys() == {"town", "days"}
+    assert called["town"] in ("Paris", "Rome")
+    assert 1 <= called["days"] <= 9
+
+
+def test_an_answer_keeps_to_its_schema(model: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string", "maxLength": 20}, "large": {"type": "boolean"}},
+        "required": ["capital", "large"],
+        "additionalProperties": False,
+    }
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "capital", "schema": schema, "strict": True}}
+    question: Any = [{"role": "user", "content": "What is the capital of France?"}]
+    answer = model.chat.completions.create(
+        model=MODEL, messages=question, response_format=wanted, temperature=0, max_tokens=100
+    )
+    told = json.loads(answer.choices[0].message.content or "")
+    assert {name: type(value) for name, value in told.items()} == {"capital": str, "large": bool}
 
 
 def test_a_trace_ends_in_the_engine(model: openai.OpenAI, collector: Collector) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -31,10 +31,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The wanted models by name, and what was refused."""
+    """The wanted models by name, the file of each, and what was refused.
+
+    ``outdated`` has the models whose file has a mistake since it was last read: their documents are those from before.
+    """
 
     documents: dict[str, ModelDocument]
     refusals: tuple[Refusal, ...]
+    places: dict[str, Path] = field(default_factory=dict)
+    outdated: dict[str, Refusal] = field(default_factory=dict)
 
 
 def catalogue_folders() -> list[Path]:
@@ -42,8 +47,11 @@ def catalogue_folders() -> list[Path]:
     return [Path(part) for part in os.environ.get("AIIA_MODELS_DIR", "").split(os.pathsep) if part]
 
 
-def load_catalogue(folders: Sequence[Path]) -> Catalogue:
-    """All documents of the folders (``*.yaml``, several per file allowed); a later folder's replace an earlier's."""
+def load_catalogue(folders: Sequence[Path], before: Catalogue | None = None) -> Catalogue:
+    """All documents of the folders (``*.yaml``, several per file allowed); a later folder's replace an earlier's.
+
+    A document that was right ``before`` counts on while there is a mistake in its file.
+    """
     documents: dict[str, ModelDocument] = {}
     places: dict[str, Path] = {}
     refusals: list[Refusal] = []
@@ -62,8 +70,14 @@ def load_catalogue(folders: Sequence[Path]) -> Catalogue:
                 documents[document.id], places[document.id] = document, file
     for name, problem in _adapters_in_the_way(documents):
         refusals.append(Refusal(places[name], problem))
-        del documents[name]
-    return Catalogue(documents, tuple(refusals))
+        del documents[name], places[name]
+    before = before or Catalogue({}, ())
+    outdated: dict[str, Refusal] = {}
+    for refusal in refusals:
+        for name, place in before.places.items():
+            if place == refusal.file != places.get(name):
+                documents[name], places[name], outdated[name] = before.documents[name], place, refusal
+    return Catalogue(documents, tuple(refusals), places, outdated)
 
 
 def _adapters_in_the_way(documents: dict[str, ModelDocument]) -> list[tuple[str, str]]:

@@ -47,9 +47,11 @@ class LocalModels:
         self._hand = Hand(settings, self._applications, self._reported)
         self._sleeping = Sleeping(folder / "asleep.json", self._hand, demands(), self._sleepers, self._step)
         self._changed = asyncio.Event()
+        self._notes: Mapping[str, str] = {}
 
-    def want(self, documents: Mapping[str, ModelDocument]) -> None:
-        """From now on these documents, by name, are what should run."""
+    def want(self, documents: Mapping[str, ModelDocument], notes: Mapping[str, str] | None = None) -> None:
+        """From now on these documents, by name, are what should run. ``notes`` are told with their states."""
+        self._notes = notes or {}
         before, self._documents = self._documents, dict(documents)
         for name in before.keys() | documents.keys():
             if before.get(name) != documents.get(name):
@@ -190,7 +192,7 @@ class LocalModels:
             engine=document.spec.engine,
             title=document.title,
             state=phase.state,
-            reason=phase.reason,
+            reason=self._notes.get(name) or phase.reason,
             progress=None if phase.progress is None else round(phase.progress, 2),
             eta_s=None if phase.eta_s is None else round(phase.eta_s),
             upstream=Upstream(base_url=upstream, model=name),

@@ -41,7 +41,7 @@ class Manager:
         self.board = board
         self.folders = catalogue_folders()
         self.owned = OwnedDocuments(self.folders)
-        self.documents: dict[str, ModelDocument] = {}
+        self._catalogue = Catalogue({}, ())
         self._local = local
         self._wishes = wishes
         # By document; the endpoint of the environment has no name.
@@ -55,6 +55,11 @@ class Manager:
         wishes = Wishes(settings.data_dir / "manager" / "wishes.json")
         without = os.environ.get("AIIA_NO_MODELS") == "1"
         return cls(settings, None if without else LocalModels(board, settings, wishes), board, wishes)
+
+    @property
+    def documents(self) -> dict[str, ModelDocument]:
+        """The wanted models by name."""
+        return self._catalogue.documents
 
     async def run(self) -> None:
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
@@ -126,15 +131,15 @@ class Manager:
             mark = fingerprint(self.folders)
             if mark != seen:
                 seen = mark
-                await self._take(load_catalogue(self.folders), session, tasks)
+                await self._take(load_catalogue(self.folders, self._catalogue), session, tasks)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), _LOOK_EVERY_S)
 
     async def _take(self, catalogue: Catalogue, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
-        self.documents = catalogue.documents
+        self._catalogue = catalogue
         local = {name: document for name, document in catalogue.documents.items() if document.spec.engine != "openai"}
         if self._local is not None:
-            self._local.want(local)
+            self._local.want(local, {name: str(refusal) for name, refusal in catalogue.outdated.items()})
         endpoints = {
             document.id: Endpoint.of_document(document)
             for document in catalogue.documents.values()
