@@ -1,4 +1,5 @@
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -27,3 +28,10 @@ def redis_server() -> Iterator[services.RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(autouse=True)
+def _options_are_read_anew() -> None:
+    """A test's database is taken back after it; what a process remembers of it is not."""
+    if options := sys.modules.get("aiia_platform.options.models"):
+        options.StoredOption.forget()

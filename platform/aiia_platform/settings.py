@@ -5,8 +5,22 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from csp.constants import NONE, SELF
+from django.utils.functional import lazystr
 
 from aiia_platform.config import config
+
+
+class OptionText:
+    """The value of an option as text, read when it is turned into text."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        from aiia_platform.options.models import current
+
+        return str(current(self._name))
+
 
 _config = config()
 _web = Path(__file__).resolve().parents[2] / "web"
@@ -34,6 +48,9 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "csp",
     "django_htmx",
     "procrastinate.contrib.django",
@@ -41,6 +58,7 @@ INSTALLED_APPS = [
     "aiia_platform.accounts",
     "aiia_platform.chats",
     "aiia_platform.generations",
+    "aiia_platform.options",
     "aiia_platform.usage",
 ]
 MIDDLEWARE = [
@@ -105,12 +123,17 @@ ACCOUNT_ADAPTER = "aiia_platform.accounts.adapter.AccountAdapter"
 ACCOUNT_FORMS = {"signup": "aiia_platform.accounts.forms.SignupForm"}
 ACCOUNT_LOGIN_METHODS = {"email", "username"}
 ACCOUNT_SIGNUP_FIELDS = ["username", "email", "password1*"]
-ACCOUNT_EMAIL_VERIFICATION = "none"
+# Looked up whenever allauth asks, since administrators change it while the server runs.
+ACCOUNT_EMAIL_VERIFICATION = lazystr(OptionText("email_verification"))
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_CONFIRM_EMAIL_ON_GET = False
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_EMAIL_NOTIFICATIONS = True
 # It wants every way to log in to be a required field; here one of the two is enough, which SignupForm sees to.
 SILENCED_SYSTEM_CHECKS = ["account.W001"]
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_SESSION_REMEMBER = True
-EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+EMAIL_BACKEND = "aiia_platform.mail.Backend"
 
 # Rate limits of logins live here; without Redis each web process keeps its own.
 CACHES = {

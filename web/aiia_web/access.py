@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, cast
 
 from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 
 from aiia_platform.accounts.models import User
@@ -36,5 +37,20 @@ def signed_in(
                 request, 401, "You are signed out. Log in in another tab, then go on here", href="account_login"
             )
         return redirect_to_login(request.get_full_path())
+
+    return guarded
+
+
+def administrators(
+    view: Callable[Concatenate[SignedInRequest, P], HttpResponse],
+) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
+    """Let only administrators in."""
+
+    @signed_in
+    @wraps(view)
+    def guarded(request: SignedInRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        if not request.user.is_staff:
+            raise PermissionDenied
+        return view(request, *args, **kwargs)
 
     return guarded

@@ -1,18 +1,12 @@
 """Every address of the web app."""
 
-from allauth.account import views as account
 from django.urls import include, path, re_path
 
-from aiia_web import accounts, catalogue, chats, errors, generations, models_page, styleguide
+from aiia_web import accounts, administration, catalogue, chats, errors, generations, models_page, styleguide
 
 urlpatterns = [
     path("", include("aiia_platform.urls")),
-    # Not all of allauth's: without mail, a link to reset a password would go to whoever reads the log.
-    path("accounts/login/", account.login, name="account_login"),
-    path("accounts/logout/", account.logout, name="account_logout"),
-    path("accounts/signup/", account.signup, name="account_signup"),
-    path("accounts/inactive/", account.account_inactive, name="account_inactive"),
-    path("accounts/password/change/", account.password_change, name="account_change_password"),
+    path("accounts/", include("allauth.urls")),
     path("", chats.new, name="new-chat"),
     path("chats/", chats.index, name="chats"),
     path("chats/<uuid:chat_id>/", chats.show, name="chat"),
@@ -32,6 +26,7 @@ urlpatterns = [
     path("settings/sidebar/", accounts.sidebar, name="settings-sidebar"),
     path("settings/keys/", accounts.create_key, name="key-create"),
     path("settings/keys/<uuid:key_id>/revoke/", accounts.revoke_key, name="key-revoke"),
+    path("admin/settings/", administration.settings, name="admin-settings"),
     path("styleguide/", styleguide.show, name="styleguide"),
 ]
 

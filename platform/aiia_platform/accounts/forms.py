@@ -4,6 +4,8 @@ from typing import Any
 
 from allauth.account.forms import SignupForm as AllauthSignupForm
 
+from aiia_platform.options.models import current
+
 
 class SignupForm(AllauthSignupForm):  # type: ignore[misc]  # allauth has no types
     """A username or an email address, one is enough, and a password."""
@@ -15,6 +17,8 @@ class SignupForm(AllauthSignupForm):  # type: ignore[misc]  # allauth has no typ
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean()
+        if current("email_verification") == "mandatory" and not (data.get("email") or self.errors):
+            self.add_error("email", "Give an email address. A link to confirm it will come there.")
         if not (data.get("username") or data.get("email") or self.errors):
             self.add_error("email", "Give an email address or a username.")
         return data

@@ -3,14 +3,22 @@
 import hashlib
 import secrets
 import uuid
-from typing import Self
+from typing import ClassVar, Self
 
-from django.contrib.auth.models import AbstractUser
+from allauth.account.models import EmailAddress
+from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import connection, models, transaction
 from django.dispatch import receiver
 from django.utils import timezone
 
 from aiia_platform.accounts import revocations
+from aiia_platform.options.models import current
+
+
+class Users(UserManager["User"]):
+    def may_register(self) -> bool:
+        """Whether strangers may make an account. The first one always may, or nobody could ever come in."""
+        return current("signup") != "closed" or not self.exists()
 
 
 class User(AbstractUser):
@@ -24,6 +32,10 @@ class User(AbstractUser):
     email = models.EmailField(blank=True, null=True, unique=True, default=None)  # type: ignore[assignment]
     theme = models.CharField(max_length=8, choices=Theme, default=Theme.SYSTEM)
     sidebar_open = models.BooleanField(default=True)
+    #: Registered, and not yet let in by an administrator.
+    is_waiting = models.BooleanField(default=False)
+
+    objects: ClassVar[Users] = Users()
 
     def save(self, *args: object, **kwargs: object) -> None:
         # The column is unique, so that "none" must not be the empty string.
@@ -31,15 +43,31 @@ class User(AbstractUser):
         super().save(*args, **kwargs)  # type: ignore[arg-type]
 
     @transaction.atomic
-    def register(self) -> Self:
-        """Save a new person. The first one of an installation becomes its administrator."""
+    def register(self, *, must_wait: bool = False) -> Self:
+        """Save a new person. The first one of an installation becomes its administrator; later ones can't log in
+        until they are approved, if they must wait for that.
+        """
         with connection.cursor() as cursor:
             # Two first sign-ups at once must not both become administrators.
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('accounts.register'))")
         if not User.objects.exists():
             self.is_staff = self.is_superuser = True
+        elif must_wait:
+            self.is_active, self.is_waiting = False, True
         self.save()
         return self
+
+    def vouch(self) -> None:
+        """Count the address as confirmed, since somebody who may says so."""
+        if self.email:
+            EmailAddress.objects.update_or_create(
+                user=self, email=self.email.lower(), defaults={"verified": True, "primary": True}
+            )
+
+    def approve(self) -> None:
+        """Let in who waits."""
+        self.is_active, self.is_waiting = True, False
+        self.save(update_fields=["is_active", "is_waiting"])
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):

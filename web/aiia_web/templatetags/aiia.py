@@ -8,6 +8,7 @@ from django.templatetags.static import static
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Message
 from aiia_platform.gateway import ModelInfo
 from aiia_platform.generations.models import Generation
@@ -65,6 +66,12 @@ register.filter("entry_facts", words.catalogue_entry)
 def input_html(field: BoundField) -> SafeString:
     """A form's field in our look. The label says what it is, so that no placeholder has to."""
     return field.as_widget(attrs={"class": "input", "placeholder": False})
+
+
+@register.simple_tag
+def may_register() -> bool:
+    """Whether strangers may make an account."""
+    return User.objects.may_register()
 
 
 @register.inclusion_tag("components/chat_groups.html", takes_context=True)

@@ -31,6 +31,7 @@ class Command(BaseCommand):
         user.set_password(password)
         try:
             user.register()
+            user.vouch()
         except IntegrityError:
             raise CommandError(f"A user with the address {email} exists.") from None
         self.stderr.write(f"{email} can log in{' as an administrator' if user.is_superuser else ''}.")
