@@ -133,6 +133,23 @@ ACCOUNT_EMAIL_NOTIFICATIONS = True
 SILENCED_SYSTEM_CHECKS = ["account.W001"]
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_SESSION_REMEMBER = True
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ADAPTER = "aiia_platform.accounts.adapter.MfaAdapter"
+MFA_TOTP_ISSUER = "aiia"
+MFA_TOTP_TOLERANCE = 1
+# A username alone makes an account, so that an address cannot be asked for.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+# Browsers themselves allow passkeys on https and on localhost alone.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = True
+SOCIALACCOUNT_ADAPTER = "aiia_platform.accounts.adapter.SocialAccountAdapter"
+# A form that posts could not be sent on to another server under our policy, a link can.
+SOCIALACCOUNT_LOGIN_ON_GET = True
+# The issuer is one that administrators chose. Addresses that it has not confirmed connect nothing.
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = True
+SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
 EMAIL_BACKEND = "aiia_platform.mail.Backend"
 
 # Rate limits of logins live here; without Redis each web process keeps its own.

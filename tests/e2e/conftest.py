@@ -64,7 +64,7 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
             trouble.append(message.text)
 
     def open_page(**options: object) -> Page:
-        context = browser.new_context(base_url=site.url, **(DESKTOP | options))  # type: ignore[arg-type]
+        context = browser.new_context(**({"base_url": site.url} | DESKTOP | options))  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)

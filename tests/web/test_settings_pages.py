@@ -133,4 +133,4 @@ def test_no_page_has_anything_inline(page: Client) -> None:
         html = response.content.decode()
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
-        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", html)
+        assert not re.search(r"<script(?![^>]*\s(?:src=|type=.application/json))|<style|\sstyle=|\son\w+=", html)

@@ -41,6 +41,11 @@ def too_many(request: HttpRequest) -> HttpResponse:
     return _error(request, 429, "Too many tries", "Wait a minute, then try again")
 
 
+def unavailable(request: HttpRequest, title: str, advice: str) -> HttpResponse:
+    """Another server, which this page needs, does not answer."""
+    return _error(request, 502, title, advice)
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
         return problem(500, "An error of aiia itself", "Nothing that was accepted is lost. The log says more.")

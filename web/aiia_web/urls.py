@@ -2,10 +2,22 @@
 
 from django.urls import include, path, re_path
 
-from aiia_web import accounts, administration, catalogue, chats, errors, generations, models_page, styleguide
+from aiia_web import (
+    accounts,
+    administration,
+    catalogue,
+    chats,
+    errors,
+    generations,
+    models_page,
+    single_sign_on,
+    styleguide,
+)
 
 urlpatterns = [
     path("", include("aiia_platform.urls")),
+    # Before allauth's own, which does not expect that the issuer is away.
+    path("accounts/oidc/<str:provider_id>/login/", single_sign_on.login, name="sso-login"),
     path("accounts/", include("allauth.urls")),
     path("", chats.new, name="new-chat"),
     path("chats/", chats.index, name="chats"),
