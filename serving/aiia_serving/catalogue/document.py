@@ -4,10 +4,23 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl, model_validator
 
-from aiia_serving.catalogue.options import Adapter, EmbeddingOptions, RerankOptions, VllmOptions
+from aiia_serving.catalogue.options import Adapter, DiffusersOptions, EmbeddingOptions, RerankOptions, VllmOptions
 from aiia_serving.catalogue.part import Folder, Name, Part, Repository, Revision
 
-_TASKS = {"vllm": {"chat"}, "embedding": {"embedding"}, "rerank": {"rerank"}, "openai": {"chat", "embedding", "rerank"}}
+_TASKS = {
+    "vllm": {"chat"},
+    "embedding": {"embedding"},
+    "rerank": {"rerank"},
+    "diffusers": {"image"},
+    "openai": {"chat", "embedding", "rerank"},
+}
+_OPTIONS = {
+    "vllm": "vllm",
+    "sampling": "vllm",
+    "embedding": "embedding",
+    "rerank": "rerank",
+    "diffusers": "diffusers",
+}
 
 
 class Metadata(Part):
@@ -92,8 +105,8 @@ class Spec(Part):
     """What is wanted."""
 
     title: str | None = Field(default=None, description="The name that people see")
-    task: Literal["chat", "embedding", "rerank"]
-    engine: Literal["vllm", "embedding", "rerank", "openai"]
+    task: Literal["chat", "embedding", "rerank", "image"]
+    engine: Literal["vllm", "embedding", "rerank", "diffusers", "openai"]
     source: Source
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
@@ -102,6 +115,7 @@ class Spec(Part):
     vllm: VllmOptions | None = None
     embedding: EmbeddingOptions | None = None
     rerank: RerankOptions | None = None
+    diffusers: DiffusersOptions | None = None
 
     @model_validator(mode="after")
     def _fits_the_engine(self) -> "Spec":
@@ -111,7 +125,7 @@ class Spec(Part):
         if self.task not in _TASKS[self.engine]:
             able = ", ".join(sorted(_TASKS[self.engine]))
             raise ValueError(f"the engine {self.engine} cannot do the task {self.task}, but {able}")
-        for part, engine in {"vllm": "vllm", "sampling": "vllm", "embedding": "embedding", "rerank": "rerank"}.items():
+        for part, engine in _OPTIONS.items():
             if getattr(self, part) is not None and self.engine != engine:
                 raise ValueError(f"the options under {part} belong to the engine {engine}")
         return self

@@ -3,7 +3,7 @@
 import difflib
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -133,3 +133,56 @@ class RerankOptions(Part):
     max_length: int | None = Field(default=None, ge=1, description="Tokens of query and document together at most")
     batch_size: int = Field(default=32, ge=1, description="Pairs that are computed together")
     threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
+
+
+class ImagePart(Part):
+    """A file or folder that belongs to an image model, by the name that requests use for it."""
+
+    name: Annotated[str, Field(pattern=r"^[\w][\w.:-]*$", max_length=128)]
+    source: AdapterSource
+
+
+class DiffusersOptions(Part):
+    """Options of the engine diffusers. What is ``auto`` is chosen by the memory and the devices that are there."""
+
+    family: str | None = Field(default=None, description="Where the files do not tell: sd15, sdxl or flux")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["auto", "none", "fp8"] = Field(
+        default="auto", description="fp8: the network's weights are kept in 8 bits and widened for each layer"
+    )
+    offload: Literal["auto", "none", "blocks"] = Field(
+        default="auto", description="blocks: weights wait in main memory and are on the GPU only while they count"
+    )
+    vae_tiling: bool | None = Field(default=None, description="Images are decoded in tiles, which takes less memory")
+    attention: str = Field(default="auto", description="auto: measured; or one of diffusers' attention backends")
+    compile: Literal["auto", "always", "never"] = Field(
+        default="auto", description="auto: the network's repeated blocks, if that was measured to be quicker; GPUs only"
+    )
+    batch_size: int = Field(default=4, ge=1, le=64, description="Images of waiting requests that are drawn together")
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="Memory of the device that models may take; by default nearly all of it"
+    )
+    threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
+    config: AdapterSource | None = Field(
+        default=None, description="Configuration and tokenizers of a single safetensors file"
+    )
+    vae: AdapterSource | None = Field(default=None, description="Another VAE than the model's own")
+    loras: tuple[ImagePart, ...] = ()
+    controls: tuple[ImagePart, ...] = Field(default=(), description="ControlNets")
+    upscalers: tuple[ImagePart, ...] = Field(default=(), description="Models that enlarge images, such as ESRGAN's")
+    limits: dict[str, Any] = Field(default={}, description="Bounds of requests that differ from the family's")
+    defaults: dict[str, Any] = Field(default={}, description="Presets of requests that differ from the family's")
+
+    @field_validator("loras", "controls", "upscalers")
+    @classmethod
+    def _different(cls, value: tuple[ImagePart, ...]) -> tuple[ImagePart, ...]:
+        names = [part.name for part in value]
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands here twice")
+        return value
+
+    @property
+    def sources(self) -> list[AdapterSource]:
+        """All files beside the model's own."""
+        parts = [part.source for part in (*self.loras, *self.controls, *self.upscalers)]
+        return parts + [source for source in (self.config, self.vae) if source is not None]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aiia_serving.catalogue.document import ModelDocument
-from aiia_serving.engines import sentences, vllm
+from aiia_serving.engines import diffusers, sentences, vllm
 
 
 def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
@@ -12,5 +12,7 @@ def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
 
     It has ``minReplicas`` replicas, but one at least. Raises ``LookupError`` for a package that is not known.
     """
-    make = vllm.application if document.spec.engine == "vllm" else sentences.application
+    make = {"vllm": vllm.application, "diffusers": diffusers.application}.get(
+        document.spec.engine, sentences.application
+    )
     return make(document, cache)

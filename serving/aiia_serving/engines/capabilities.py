@@ -7,7 +7,7 @@ from typing import Any
 from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.engines import store
 
-_OF_TASK = {"chat": ("chat", "completions"), "embedding": ("embeddings",), "rerank": ("rerank",)}
+_OF_TASK = {"chat": ("chat", "completions"), "embedding": ("embeddings",), "rerank": ("rerank",), "image": ("images",)}
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "model_max_length")
 
 

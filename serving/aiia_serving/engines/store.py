@@ -23,17 +23,18 @@ def folder(document: ModelDocument, cache: Path) -> Path:
 
 
 def adapter_folder(source: AdapterSource, cache: Path) -> Path:
-    """Where the engine loads a LoRA adapter from."""
+    """Where the engine loads a LoRA adapter, or another part that is added to a model, from."""
     if source.huggingface:
         return hub.HubModel(source.huggingface, source.revision).folder(cache)
     return Path(source.path or "")
 
 
 def sources(document: ModelDocument) -> list[str]:
-    """What has to be fetched or converted before the model can start: its own files and its adapters'."""
+    """What has to be fetched or converted before the model can start: its own files and those that are added."""
     own = document.spec.source
     found = [f"package:{own.package}"] if own.package else []
-    fetched: list[Source | AdapterSource] = [own, *(adapter.source for adapter in document.adapters)]
+    parts = document.spec.diffusers.sources if document.spec.diffusers else []
+    fetched: list[Source | AdapterSource] = [own, *(adapter.source for adapter in document.adapters), *parts]
     return found + [f"huggingface:{part.huggingface}@{part.revision}" for part in fetched if part.huggingface]
 
 

@@ -1,0 +1,296 @@
+"""The engine of one replica: takes jobs, gives each its events, and computes their images on one device."""
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiia_serving.images.engine.batch import first_batch
+from aiia_serving.images.engine.failures import again_alone, out_of_memory, problem_of
+from aiia_serving.images.engine.gate import Cancelled, Gate, Rank
+from aiia_serving.images.engine.memory import Memory
+from aiia_serving.images.engine.placement import Placed
+from aiia_serving.images.engine.progress import Pace
+from aiia_serving.images.engine.run import Loading, News, Phase, Picture, Run, Step
+from aiia_serving.images.job import Job
+from aiia_serving.images.problem import ImageProblem
+from aiia_serving.images.works import Call, Ready, prepare
+
+_RANKS = {"interactive": 0, "api": 1, "batch": 2}
+
+Event = dict[str, Any]
+
+
+class Submission:
+    """A job in the engine. Its events end after the last image, or after an error."""
+
+    def __init__(self, engine: "Engine", ready: Ready, model: str, rank: Rank) -> None:
+        self._engine = engine
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.job = ready.job
+        self.model = model
+        self.rank = rank
+        self.gpu_ms = 0.0
+        self.over = False
+        self.complete = False
+        self._steps = ready.cost_steps
+        self._done = dict.fromkeys(range(len(ready.calls)), 0)
+        self._missing = len(ready.calls)
+        self._place = 0
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """What happens, by the replica's contract. Closing the iterator early cancels the job."""
+        try:
+            while (event := await self._events.get()) is not None:
+                yield event
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Its images are not computed on after the step that runs. Does nothing when it is over."""
+        if not self.over:
+            self._end()
+            self._engine._forget(self)
+
+    def wait_at(self, place: int) -> None:
+        """It has this place among the waiting jobs, counted from 1."""
+        if place != self._place:
+            self._place = place
+            self._tell({"type": "waiting", "position": place})
+
+    def hear(self, calls: Sequence[tuple[int, Call]], news: News) -> None:
+        """What happened to these of its images, which have these places in their batch."""
+        match news:
+            case Loading(what, eta_s):
+                self._tell({"type": "loading", "what": what, "eta_s": eta_s})
+            case Phase(name):
+                self._tell({"type": name})
+            case Step(done, eta_s, previews):
+                self._done.update((call.index, done) for _, call in calls)
+                steps = sum(self._done.values())
+                self._tell({"type": "step", "step": steps, "steps": self._steps, "eta_s": eta_s})
+                if previews and self.job.previews:
+                    for place, call in calls:
+                        self._tell({"type": "preview", "index": call.index, "step": done, "image": previews[place]})
+
+    def deliver(self, call: Call, picture: Picture) -> None:
+        """One of its images is finished; with the last, the job is."""
+        self._tell(
+            {
+                "type": "image",
+                "index": call.index,
+                "image": picture.png,
+                "seed": call.seed,
+                "recipe": picture.recipe,
+            }
+        )
+        self._missing -= 1
+        if not self._missing and not self.over:
+            self.complete = True
+            self._tell({"type": "usage", "gpu_ms": round(self.gpu_ms, 3), "steps": self._steps})
+            self._end()
+
+    def fail(self, problem: ImageProblem) -> None:
+        """It ends with this; its other images are given up."""
+        self._tell(problem.event())
+        self.cancel()
+
+    def _tell(self, event: Event) -> None:
+        if not self.over:
+            self._events.put_nowait(event)
+
+    def _end(self) -> None:
+        self.over = True
+        self._events.put_nowait(None)
+
+
+@dataclass(eq=False)
+class Image:
+    """One image that is wanted. ``alone``: not with others any more; ``again``: it is tried for the last time."""
+
+    submission: Submission
+    call: Call
+    alone: bool = False
+    again: bool = False
+
+    @property
+    def rank(self) -> Rank:
+        return self.submission.rank
+
+    @property
+    def key(self) -> Hashable | None:
+        if self.alone or self.call.key is None:
+            return None
+        return (self.submission.model, self.call.key)
+
+
+class Engine:
+    """Belongs to one event loop; what a ``Run`` does is done in a thread for each batch that has begun."""
+
+    def __init__(self, memory: Memory[Placed], default: str, batch_size: int = 1) -> None:
+        self._memory = memory
+        self._default = default
+        self._batch_size = batch_size
+        self._gate = Gate()
+        self._pace = Pace()
+        self._waiting: list[Image] = []
+        self._begun: list[_Begun] = []
+        self._arrivals = itertools.count()
+        # Tokenizers are not for two threads at once.
+        self._words = threading.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def memory(self) -> Memory[Placed]:
+        return self._memory
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and no thread computes."""
+        return self._idle.is_set()
+
+    async def idle(self) -> None:
+        """Returns when it ``is_idle``."""
+        await self._idle.wait()
+
+    async def capabilities(self, model: str | None = None) -> dict[str, Any]:
+        """What a model can do; loads it if it has to. Raises ``ImageProblem`` for a name that is not known."""
+        name = self._known(model)
+
+        def ask() -> dict[str, Any]:
+            with self._memory.using(name) as held:
+                return held.model.capabilities()
+
+        return await asyncio.to_thread(ask)
+
+    async def submit(self, job: Job, model: str | None = None) -> Submission:
+        """The job, in the queue. Raises ``ImageProblem`` for one that cannot be done; nothing has started then."""
+        name = self._known(model)
+
+        def check() -> Ready:
+            with self._memory.using(name) as held, self._words:
+                return prepare(job, held.model)
+
+        ready = await asyncio.to_thread(check)
+        submission = Submission(self, ready, name, (_RANKS[job.priority], next(self._arrivals)))
+        self._waiting += [Image(submission, call) for call in ready.calls]
+        self._go_on()
+        return submission
+
+    def _known(self, model: str | None) -> str:
+        name = model or self._default
+        if name not in self._memory.names:
+            raise ImageProblem(f"There is no model '{name}' here.", code="unknown_model", param="model", status=404)
+        return name
+
+    def _go_on(self) -> None:
+        """Begins what may begin: a batch when nothing runs, or one that is more urgent than all that do."""
+        if self._waiting:
+            first = min(self._waiting, key=lambda image: image.rank)
+            running = [begun.rank[0] for begun in self._begun if not begun.abandoned]
+            if not running or first.rank[0] < min(running):
+                self._begin(first_batch(self._waiting, self._batch_size))
+        self._tell_places()
+        if self._waiting or self._begun:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    def _begin(self, images: list[Image]) -> None:
+        self._waiting = [image for image in self._waiting if image not in images]
+        first = images[0].submission
+        wanted = [image.submission.job.previews for image in images if image.submission.job.previews]
+        run = Run(
+            [image.call for image in images],
+            first.model,
+            min(wanted, default=0),
+            self._gate.turn(first.rank),
+            self._memory,
+            self._pace,
+            self._words,
+        )
+        begun = _Begun(run, images)
+        self._begun.append(begun)
+        loop = asyncio.get_running_loop()
+
+        def post(do: Callable[..., None], *arguments: Any) -> None:
+            # The loop is gone when the replica ends.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(do, *arguments)
+
+        def compute() -> None:
+            outcome: list[Picture] | BaseException
+            try:
+                outcome = run.compute(lambda news: post(self._happened, begun, news))
+            except BaseException as error:
+                outcome = error
+            post(self._ended, begun, outcome)
+
+        threading.Thread(target=compute, name=f"images-{first.rank[1]}", daemon=True).start()
+
+    def _happened(self, begun: "_Begun", news: News) -> None:
+        of_each: dict[Submission, list[tuple[int, Call]]] = {}
+        for place, image in enumerate(begun.images):
+            of_each.setdefault(image.submission, []).append((place, image.call))
+        for submission, calls in of_each.items():
+            submission.hear(calls, news)
+
+    def _ended(self, begun: "_Begun", outcome: list[Picture] | BaseException) -> None:
+        self._begun.remove(begun)
+        share = begun.run.gpu_ms / len(begun.images)
+        for image in begun.images:
+            image.submission.gpu_ms += share
+        if isinstance(outcome, list):
+            for image, picture in zip(begun.images, outcome, strict=True):
+                image.submission.deliver(image.call, picture)
+        elif not isinstance(outcome, Cancelled):
+            self._failed(begun.images, outcome)
+        self._go_on()
+
+    def _failed(self, images: list[Image], error: BaseException) -> None:
+        if again_alone(error, len(images)) or (out_of_memory(error) and not images[0].again):
+            for image in images:
+                if not image.submission.over:
+                    image.alone = image.again = True
+                    self._waiting.append(image)
+            return
+        problem = problem_of(error)
+        for image in images:
+            image.submission.fail(problem)
+
+    def _forget(self, submission: Submission) -> None:
+        self._waiting = [image for image in self._waiting if image.submission is not submission]
+        for begun in self._begun:
+            if begun.abandoned:
+                begun.run.cancel()
+        self._go_on()
+
+    def _tell_places(self) -> None:
+        ranks = sorted({image.rank for image in self._waiting})
+        running = {image.rank for begun in self._begun for image in begun.images}
+        for image in self._waiting:
+            if image.rank not in running:
+                image.submission.wait_at(ranks.index(image.rank) + 1)
+
+
+@dataclass(eq=False)
+class _Begun:
+    run: Run
+    images: list[Image]
+
+    @property
+    def rank(self) -> Rank:
+        return self.images[0].rank
+
+    @property
+    def abandoned(self) -> bool:
+        return all(image.submission.over for image in self.images)

@@ -1,0 +1,211 @@
+"""Several models within a budget of memory: loaded when needed, kept while there is room, never lost in use."""
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from aiia_serving.images.problem import ImageProblem
+
+Place = Literal["away", "main", "device"]
+
+# After that long without use, what a model was used for before counts half.
+_HALF_LIFE_S = 600.0
+
+
+class Held(Protocol):
+    """A loaded model, as far as memory is concerned."""
+
+    def to(self, device: object) -> None: ...
+
+
+Model = TypeVar("Model", bound=Held)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes on the device and of main memory. ``main`` None: the device's memory is main memory, and counts once."""
+
+    device: int
+    main: int | None = None
+
+
+@dataclass(eq=False)
+class Slot(Generic[Model]):
+    """One model: how to get it, what it takes, and where it is. ``load`` puts it into main memory."""
+
+    name: str
+    load: Callable[[], Model]
+    bytes: int
+    place: Place = "away"
+    model: Model | None = None
+    users: int = 0
+    uses: float = 0.0
+    last_s: float = 0.0
+    load_s: float | None = None
+    move_s: float | None = None
+
+    def worth(self, now: float) -> float:
+        """Seconds that keeping it is likely to save, for each byte."""
+        recent: float = self.uses * 0.5 ** ((now - self.last_s) / _HALF_LIFE_S)
+        return recent * ((self.load_s or 1.0) + (self.move_s or 0.0)) / max(1, self.bytes)
+
+
+class Memory(Generic[Model]):
+    """For any number of threads. One model is moved at a time, so the budget also holds while it is."""
+
+    def __init__(self, budget: Budget, device: object = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
+        self.budget = budget
+        self._device = device
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._slots: dict[str, Slot[Model]] = {}
+        self._busy = False
+
+    def add(self, name: str, load: Callable[[], Model], size: int) -> None:
+        """Makes a model known. ``size`` is what it takes at most, in bytes.
+
+        Raises ImageProblem for one that alone is more than the budget.
+        """
+        if size > self.budget.device:
+            raise ImageProblem(
+                f"'{name}' takes {size / 1e9:.2f} GB, and the memory for image models is"
+                f" {self.budget.device / 1e9:.2f} GB.",
+                code="out_of_memory",
+                status=422,
+                advice="Choose a narrower precision, a quantisation or offload in the Model document.",
+            )
+        with self._changed:
+            self._slots[name] = Slot(name, load, size)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._slots)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether it could be used at once."""
+        return self._slots[name].place == "device"
+
+    def eta_s(self, name: str) -> float | None:
+        """How long it took to load, or to move to the device, the last time."""
+        slot = self._slots[name]
+        return slot.move_s if slot.place == "main" else slot.load_s
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Model]:
+        """The model on the device; until the end of the block it stays there. Waits while others need the room.
+
+        Raises KeyError for a name that is not known, and what its loader raises.
+        """
+        slot = self._slots[name]
+        model = self._take(slot)
+        try:
+            yield model
+        finally:
+            with self._changed:
+                slot.users -= 1
+                slot.last_s = self._clock()
+                self._changed.notify_all()
+
+    def states(self) -> list[dict[str, object]]:
+        """Every model: where it is, its bytes, its users, and what bringing it back costs in seconds."""
+        with self._changed:
+            return [
+                {
+                    "name": slot.name,
+                    "place": slot.place,
+                    "bytes": slot.bytes,
+                    "users": slot.users,
+                    "load_s": slot.load_s,
+                    "move_s": slot.move_s,
+                }
+                for slot in self._slots.values()
+            ]
+
+    def used(self) -> tuple[int, int]:
+        """Bytes that models take on the device and in main memory."""
+        with self._changed:
+            return self._sum("device"), self._sum("main")
+
+    def free_idle(self) -> int:
+        """Removes every model that is not in use from the device; how many bytes that were."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+            idle = [slot for slot in self._slots.values() if slot.place == "device" and not slot.users]
+            for slot in idle:
+                self._put_away(slot)
+            return sum(slot.bytes for slot in idle)
+
+    def _take(self, slot: Slot[Model]) -> Model:
+        with self._changed:
+            # Whoever waits for room keeps nothing, so two that wait cannot block each other.
+            self._changed.wait_for(lambda: slot.place == "device" or (not self._busy and self._room(slot)))
+            slot.users += 1
+            slot.uses = slot.uses * 0.5 ** ((self._clock() - slot.last_s) / _HALF_LIFE_S) + 1
+            slot.last_s = self._clock()
+            if slot.place == "device" and slot.model is not None:
+                return slot.model
+            self._busy = True
+        try:
+            # Loading goes on without the lock: others go on using what is there.
+            return self._bring(slot)
+        except BaseException:
+            with self._changed:
+                slot.users -= 1
+                slot.place, slot.model = "away", None
+            raise
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _bring(self, slot: Slot[Model]) -> Model:
+        with self._changed:
+            self._make_room(slot)
+            model = slot.model
+        started = self._clock()
+        if model is None:
+            model = slot.load()
+            slot.load_s = self._clock() - started
+            started = self._clock()
+        model.to(self._device)
+        if self.budget.main is not None:
+            slot.move_s = self._clock() - started
+        with self._changed:
+            slot.model, slot.place = model, "device"
+            return model
+
+    def _room(self, slot: Slot[Model]) -> bool:
+        """Whether there is room, or would be without what is not in use."""
+        needed = sum(other.bytes for other in self._slots.values() if other.users and other.place == "device")
+        return needed + slot.bytes <= self.budget.device
+
+    def _make_room(self, slot: Slot[Model]) -> None:
+        while self._sum("device") + slot.bytes > self.budget.device:
+            idle = [other for other in self._slots.values() if other.place == "device" and not other.users]
+            self._put_away(min(idle, key=lambda other: other.worth(self._clock())), slot)
+
+    def _put_away(self, slot: Slot[Model], coming: Slot[Model] | None = None) -> None:
+        """From the device to main memory, or away; ``coming`` stays where it is."""
+        main = self.budget.main or 0
+        there = [other for other in self._slots.values() if other.place == "main" and other is not coming]
+        there.sort(key=lambda other: other.worth(self._clock()))
+        while there and self._sum("main") + slot.bytes > main:
+            _drop(there.pop(0))
+        if slot.model is None or self._sum("main") + slot.bytes > main:
+            _drop(slot)
+        else:
+            slot.model.to("cpu")
+            slot.place = "main"
+
+    def _sum(self, place: Place) -> int:
+        return sum(slot.bytes for slot in self._slots.values() if slot.place == place)
+
+
+def _drop(slot: Slot[Any]) -> None:
+    slot.place, slot.model = "away", None
+    # Modules refer to each other in circles.
+    gc.collect()
