@@ -23,6 +23,7 @@ from urllib.parse import parse_qs
 
 import uvicorn
 
+from aiia_serving.images.problem import ImageProblem
 from tests.fakes.answers import (
     EOS_ID,
     FIRST_ID,
@@ -35,6 +36,7 @@ from tests.fakes.answers import (
     token_text,
     tokenize,
 )
+from tests.fakes.images import CAPABILITIES, accepted, drawing
 
 Fault = Literal[
     "none",
@@ -68,6 +70,9 @@ class Behaviour:
     # How many requests the fault hits before it clears; -1: all.
     fault_times: int = -1
     require_key: str | None = None
+    # Of images; `fault_after` counts their steps.
+    step_s: float = 0
+    nan_image: bool = False
     # Added to the text of every token, for characters that no database takes.
     poison: str = ""
 
@@ -132,6 +137,14 @@ class Upstream:
             request = json.loads(body)
             self.requests.append({"path": scope["path"], "headers": headers, "body": request})
             await self._watched(self._answer(scope["path"], request, send), receive)
+            return
+        if route == "GET /v1/images/capabilities":
+            await _json(send, 200, CAPABILITIES)
+            return
+        if route == "POST /v1/images/jobs":
+            request = json.loads(body)
+            self.requests.append({"path": scope["path"], "headers": headers, "body": request})
+            await self._watched(self._draw(request, send), receive)
             return
         if answer := JSON_ROUTES.get(route):
             request = json.loads(body)
@@ -221,6 +234,29 @@ class Upstream:
             return
         await asyncio.sleep(self.behaviour.first_token_s)
         await _json(send, 200, {"model": request["model"], **answer(request)})
+
+    async def _draw(self, request: dict[str, Any], send: Any) -> None:
+        fault = self._take_fault()
+        if await self._refuses(fault, {**request, "model": self.behaviour.models[0]}, send):
+            return
+        try:
+            job = accepted(request)
+        except ImageProblem as problem:
+            await _json(send, problem.status, problem.body())
+            return
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        done = 0
+        async for event, steps in drawing(job, self.behaviour.step_s, self.behaviour.nan_image):
+            if fault != "none" and done + steps > self.behaviour.fault_after:
+                break
+            done += steps
+            await send({"type": "http.response.body", "body": b"data: %b\n\n" % _dump(event), "more_body": True})
+        if fault == "die":
+            raise CutError
+        if fault == "stall":
+            await asyncio.Event().wait()
+        await send({"type": "http.response.body", "body": b"" if fault == "no_done" else b"data: [DONE]\n\n"})
 
     async def _answer(self, path: str, request: dict[str, Any], send: Any) -> None:
         fault = self._take_fault()

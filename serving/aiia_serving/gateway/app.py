@@ -17,8 +17,11 @@ from aiia_serving.gateway import metrics
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, internal_error
 from aiia_serving.gateway.exchange import until_disconnected
+from aiia_serving.gateway.images.request import EditsRequest, GenerationsRequest, VariationsRequest
+from aiia_serving.gateway.images.store import PATH as IMAGE_FILES
 from aiia_serving.gateway.protocols import R, Served, WorkProtocol
 from aiia_serving.gateway.protocols.embeddings import Embeddings
+from aiia_serving.gateway.protocols.images import OpenAIImages
 from aiia_serving.gateway.protocols.messages import CountTokens, Messages
 from aiia_serving.gateway.protocols.openai import OpenAIText
 from aiia_serving.gateway.protocols.rerank import Rerank
@@ -35,6 +38,12 @@ from aiia_serving.logs import request_id as current_request
 from aiia_serving.state import ModelState
 
 log = logging.getLogger("aiia_serving.gateway")
+
+_FILE_HEADERS = {
+    "Cache-Control": "private, max-age=300",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class _Lazy:
@@ -81,6 +90,8 @@ class _Work(Generic[R]):
             caller = await gateway.authenticator.caller(headers)
             if caller.request_id:
                 reply.request_id = fields["request_id"] = caller.request_id
+            reply.asked_with = headers
+            reply.origin = gateway.settings.gateway_public_url.rstrip("/") or _origin(scope, headers)
             current_request.set(reply.request_id)
             fields |= {"user": caller.user, "class": caller.work_class}
             body = await read_body(scope, receive, gateway.settings.gateway_max_body)
@@ -110,6 +121,12 @@ class _Work(Generic[R]):
             metrics.answered(usage, outcome, fields["status"], fields.get("error"))
             tracing.describe(span, outcome, fields)
             log.info("request", extra={"fields": fields})
+
+
+def _origin(scope: Scope, headers: dict[str, str]) -> str | None:
+    """The scheme and host that the caller used, as far as they are known."""
+    host = headers.get("host")
+    return f"{scope.get('scheme', 'http')}://{host}" if host else None
 
 
 def _deadline_s(headers: dict[str, str]) -> float | None:
@@ -154,6 +171,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         "/v1/completions": _Work(lazy, OpenAIText("completions", CompletionRequest)),
         "/v1/embeddings": _Work(lazy, Embeddings()),
         "/v1/rerank": _Work(lazy, Rerank()),
+        "/v1/images/generations": _Work(lazy, OpenAIImages(GenerationsRequest)),
+        "/v1/images/edits": _Work(lazy, OpenAIImages(EditsRequest)),
+        "/v1/images/variations": _Work(lazy, OpenAIImages(VariationsRequest)),
         "/v1/responses": _Work(lazy, Responses()),
         "/v1/messages": _Work(lazy, Messages()),
         "/v1/messages/count_tokens": _Work(lazy, CountTokens()),
@@ -191,6 +211,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         wanted = parse(TokenizeRequest, body or b"")
         model = await gateway.registry.get(wanted.model)
         return JSONResponse({"count": await count_tokens(gateway.session, model, wanted)})
+
+    # The link itself is the permission, so that it can stand in a page.
+    @app.get(IMAGE_FILES + "{name}")
+    async def image_file(name: str, expires: str = "", signature: str = "") -> Response:
+        image, kind = await lazy.get().images.open(name, expires, signature)
+        return Response(image, media_type=kind, headers=_FILE_HEADERS)
 
     app.include_router(pages(lazy.get))
 

@@ -1,6 +1,7 @@
 """The response to one caller, as raw ASGI messages: every layer above them costs time per token."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -26,6 +27,9 @@ class Reply:
     def __init__(self, send: Send, request_id: str) -> None:
         self.send = send
         self.request_id = request_id
+        # The request's headers, in lower case, and the scheme and host it was sent to.
+        self.asked_with: Mapping[str, str] = {}
+        self.origin: str | None = None
         self.streaming = False
         self.status = 0
 

@@ -253,7 +253,7 @@ def parse(kind: type[R], body: bytes) -> R:
     try:
         request = kind.model_validate(raw)
     except ValidationError as error:
-        raise _explained(error) from error
+        raise explained(error) from error
     if isinstance(request, GenerationRequest) and request.stream_options is not None and not request.stream:
         raise ApiError(400, "'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     return request
@@ -275,7 +275,8 @@ def model_payload(request: GenerationRequest, *, model: str, with_token_ids: boo
     return payload
 
 
-def _explained(error: ValidationError) -> ApiError:
+def explained(error: ValidationError) -> ApiError:
+    """What a caller is told about fields that do not validate."""
     # Where a field may be one of several things, the error that lies deepest is about the one that was meant.
     first = max(error.errors(include_url=False, include_input=False), key=lambda item: len(item["loc"]))
     field = ".".join(str(part) for part in first["loc"] if "[" not in str(part))

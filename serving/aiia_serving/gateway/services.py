@@ -3,6 +3,8 @@
 import uuid
 
 from aiia_serving.gateway.auth import Authenticator
+from aiia_serving.gateway.images.pace import Paces
+from aiia_serving.gateway.images.store import ImageStore
 from aiia_serving.gateway.meter import Meter
 from aiia_serving.gateway.registry import Registry
 from aiia_serving.gateway.revocations import Revocations
@@ -31,6 +33,8 @@ class Gateway:
             settings.gateway_key_ttl_s,
             settings.gateway_unknown_key_ttl_s,
         )
+        self.paces = Paces()
+        self.images = ImageStore(settings.redis_url, settings.internal_token, settings.gateway_image_ttl_s)
         self._revocations = Revocations(settings.redis_url, self.authenticator.forget)
 
     def _queue(self) -> Queue:
@@ -51,5 +55,6 @@ class Gateway:
         await self.registry.close()
         await self.queue.close()
         await self.meter.close()
+        await self.images.close()
         await self.session.close()
         self.client.close()

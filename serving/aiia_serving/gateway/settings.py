@@ -28,6 +28,9 @@ class GatewaySettings(BaseSettings):
     gateway_retry_s: float = 30
     # How long a model may be silent in the middle of an answer.
     gateway_stall_s: float = 300
+    # How long a link to an image is good, and the scheme and host that it begins with; empty: those of the request.
+    gateway_image_ttl_s: int = Field(default=3600, ge=1)
+    gateway_public_url: str = ""
     gateway_max_waiting: int = 256
     # How long the platform's word on a key is believed: what it takes a revoked key to stop working.
     gateway_key_ttl_s: float = 5

@@ -25,8 +25,9 @@ class FrameTooLongError(Exception):
 class FrameBuffer:
     """Cuts a stream of bytes after its last whole frame, so that what is passed on never ends inside one."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frame: int = _MAX_FRAME) -> None:
         self._rest = b""
+        self._max_frame = max_frame
 
     def feed(self, chunk: bytes) -> bytes:
         """All whole frames so far that have not been returned yet. Raises ``FrameTooLongError``."""
@@ -39,7 +40,7 @@ class FrameBuffer:
         # rfind answers -1, which leaves 1 or 3, for a chunk without any end of a frame.
         end = 0 if end <= 3 else end
         self._rest = chunk[end:]
-        if len(self._rest) > _MAX_FRAME:
+        if len(self._rest) > self._max_frame:
             raise FrameTooLongError
         return chunk[:end]
 
