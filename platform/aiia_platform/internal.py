@@ -9,10 +9,11 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from aiia_platform.accounts.models import ApiKey
+from aiia_platform.accounts.models import ApiKey, Scope
 from aiia_platform.config import config
-from aiia_platform.problems import problem
+from aiia_platform.problems import Problem, problem
 from aiia_platform.usage.models import UsageRecord
+from aiia_platform.usage.quotas import exceeded
 from aiia_platform.usage.wire import read
 
 
@@ -44,7 +45,10 @@ def internal(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpReque
 @internal
 @require_POST
 def verify_key(request: HttpRequest) -> HttpResponse:
-    """`{"key_sha256": hex}` to `{"key_id", "user_id"}`, or 404."""
+    """`{"key_sha256": hex}` to `{"key_id", "user_id"}`, or 404.
+
+    `refusal` stands beside them when the key is good and may yet not use models now: a problem with its `status`.
+    """
     try:
         digest = str(json.loads(request.body)["key_sha256"])
     except (ValueError, KeyError, TypeError):
@@ -52,7 +56,18 @@ def verify_key(request: HttpRequest) -> HttpResponse:
     key = ApiKey.objects.verify(digest)
     if key is None:
         return problem(404, "Not found", "No active key has this hash.")
-    return JsonResponse({"key_id": str(key.id), "user_id": str(key.user_id)})
+    answer: dict[str, object] = {"key_id": str(key.id), "user_id": str(key.user_id)}
+    if refusal := _refusal(key):
+        answer["refusal"] = refusal.body
+    return JsonResponse(answer)
+
+
+def _refusal(key: ApiKey) -> Problem | None:
+    if Scope.MODELS not in key.scopes:
+        return Problem(403, "Forbidden", "This key may not use models. Make one that may on the settings page.")
+    if not key.user.may_use_api:
+        return Problem(403, "Forbidden", "Your role has no API access. An administrator can change that.")
+    return exceeded(key.user)
 
 
 @internal

@@ -111,7 +111,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
-AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTHENTICATION_BACKENDS = ["aiia_platform.accounts.backends.Backend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
@@ -120,7 +120,10 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 ACCOUNT_ADAPTER = "aiia_platform.accounts.adapter.AccountAdapter"
-ACCOUNT_FORMS = {"signup": "aiia_platform.accounts.forms.SignupForm"}
+ACCOUNT_FORMS = {
+    "login": "aiia_platform.accounts.forms.LoginForm",
+    "signup": "aiia_platform.accounts.forms.SignupForm",
+}
 ACCOUNT_LOGIN_METHODS = {"email", "username"}
 ACCOUNT_SIGNUP_FIELDS = ["username", "email", "password1*"]
 # Looked up whenever allauth asks, since administrators change it while the server runs.
@@ -198,11 +201,10 @@ REST_FRAMEWORK = {
         "aiia_platform.api.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["aiia_platform.api.Known"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_THROTTLE_CLASSES": ["aiia_platform.api.Throttle"],
-    "DEFAULT_THROTTLE_RATES": {"user": "600/min"},
     "DEFAULT_PAGINATION_CLASS": "aiia_platform.api.Pages",
     "EXCEPTION_HANDLER": "aiia_platform.problems.handle",
 }

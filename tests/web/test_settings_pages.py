@@ -1,14 +1,17 @@
 """Registration, login and the settings page."""
 
 import hashlib
+import io
 import re
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
+from PIL import Image
 
-from aiia_platform.accounts.models import ApiKey, User
+from aiia_platform.accounts.models import ApiKey, Role, User
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
 
@@ -68,6 +71,74 @@ def test_the_theme_is_kept(page: Client, user: User) -> None:
     assert page.post("/settings/", {"theme": "pink"}).status_code == 422
 
 
+def test_how_pages_look_is_kept(page: Client) -> None:
+    page.post("/settings/", {"theme": "light", "text_size": "large", "width": "wide"})
+    html = page.get("/chats/").content.decode()
+    assert 'data-text="large"' in html
+    assert 'data-width="wide"' in html
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (400, 300), **options: Any) -> SimpleUploadedFile:
+    content = io.BytesIO()
+    Image.new("RGB", size, "#cc0000").save(content, kind, **options)
+    return SimpleUploadedFile("me.png", content.getvalue(), "image/png")
+
+
+def test_a_picture_becomes_small_and_square_and_loses_its_metadata(page: Client, user: User) -> None:
+    exif = Image.Exif()
+    exif[0x9286] = "taken at home"
+    form = {"picture": picture("JPEG", exif=exif), "bio": "I like <b>trains</b>"}
+    assert page.post("/settings/profile/", form).status_code == 302
+    response = page.get("/settings/avatar/")
+    kept = Image.open(io.BytesIO(response.content))
+    assert (kept.format, kept.size) == ("WEBP", (256, 256))
+    assert b"home" not in response.content
+    html = page.get("/settings/").content.decode()
+    assert "I like &lt;b&gt;trains" in html
+    assert "/settings/avatar/?v=" in html
+    page.post("/settings/profile/", {"bio": "", "remove": "on"})
+    assert page.get("/settings/avatar/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", b"\x89PNG\r\n\x1a\n" + bytes(30)],
+)
+def test_what_is_no_picture_is_refused(page: Client, content: bytes) -> None:
+    response = page.post("/settings/profile/", {"picture": SimpleUploadedFile("me.png", content), "bio": "Kept"})
+    assert response.status_code == 422
+    assert "This is no picture" in response.content.decode()
+    assert "Kept" in response.content.decode()
+    assert page.get("/settings/avatar/").status_code == 404
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(page: Client) -> None:
+    response = page.post("/settings/profile/", {"picture": picture(size=(20_000, 20_000))})
+    assert response.status_code == 422
+
+
+def test_what_new_chats_begin_with_is_kept(page: Client, user: User) -> None:
+    form = {"model": "smollm2-135m", "system_prompt": "Be brief", "temperature": "0", "top_p": "", "max_tokens": "100"}
+    assert page.post("/settings/models/", form).status_code == 302
+    user.refresh_from_db()
+    assert user.choices.llm_preferences == {
+        "model": "smollm2-135m",
+        "system_prompt": "Be brief",
+        "temperature": 0,
+        "max_tokens": 100,
+    }
+    assert "Be brief" in page.get("/settings/").content.decode()
+    assert page.post("/settings/models/", {"temperature": "9"}).status_code == 422
+    assert page.post("/settings/models/", {"model": "unknown"}).status_code == 422
+
+
+def test_a_role_may_have_no_keys(page: Client, user: User) -> None:
+    user.role = Role.objects.create(name="Guests", may_use_api=False)
+    user.save()
+    assert page.post("/settings/keys/", {"name": "laptop", "scopes": ["read"]}).status_code == 403
+    assert "Your role has no API access" in page.get("/settings/").content.decode()
+
+
 def test_the_sidebar_stays_as_it_was_left(page: Client, fragment: Client) -> None:
     assert 'data-sidebar="open"' in page.get("/").content.decode()
     assert fragment.post("/settings/sidebar/", {"open": ""}).status_code == 204
@@ -77,19 +148,24 @@ def test_the_sidebar_stays_as_it_was_left(page: Client, fragment: Client) -> Non
 
 
 def test_a_key_is_shown_once(page: Client, fragment: Client, user: User) -> None:
-    response = page.post("/settings/keys/", {"name": "laptop"})
+    response = page.post("/settings/keys/", {"name": "laptop", "scopes": ["models"], "days": "30"})
     secret = re.search(r"sk-[\w-]{20,}", response.content.decode())
     assert response.status_code == 201
     assert secret
-    assert user.api_keys.get().sha256 == hashlib.sha256(secret[0].encode()).hexdigest()
+    key = user.api_keys.get()
+    assert key.scopes == ["models"]
+    assert key.expires_at
+    assert key.sha256 == hashlib.sha256(secret[0].encode()).hexdigest()
     assert secret[0] not in page.get("/settings/").content.decode()
-    part = fragment.post("/settings/keys/", {"name": "desk"}).content.decode()
+    part = fragment.post("/settings/keys/", {"name": "desk", "scopes": ["read"]}).content.decode()
     assert "<html" not in part
     assert "sk-" in part
 
 
 def test_a_key_needs_a_name(page: Client) -> None:
-    assert page.post("/settings/keys/", {"name": ""}).status_code == 422
+    assert page.post("/settings/keys/", {"name": "", "scopes": ["read"]}).status_code == 422
+    assert page.post("/settings/keys/", {"name": "laptop"}).status_code == 422
+    assert page.post("/settings/keys/", {"name": "laptop", "scopes": ["everything"]}).status_code == 422
 
 
 def test_revoking_asks_first_and_names_the_key(page: Client, user: User) -> None:

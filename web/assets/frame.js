@@ -103,3 +103,14 @@ htmx.onLoad((element) => {
   });
   dialog.showModal();
 });
+
+// Leaving a page with a form that was changed and not saved asks first.
+const changed = new Set();
+addEventListener("input", ({ target }) => {
+  const form = target.form?.closest?.("[data-asks]");
+  if (form) changed.add(form);
+});
+addEventListener("submit", ({ target }) => changed.delete(target));
+addEventListener("beforeunload", (event) => {
+  if ([...changed].some((form) => form.isConnected)) event.preventDefault();
+});

@@ -1,10 +1,19 @@
-"""Sign-up."""
+"""Sign-up and login."""
 
 from typing import Any
 
+from allauth.account.forms import LoginForm as AllauthLoginForm
 from allauth.account.forms import SignupForm as AllauthSignupForm
 
 from aiia_platform.options.models import current
+
+
+class LoginForm(AllauthLoginForm):  # type: ignore[misc]  # allauth has no types
+    """Without a link in the help of a field; the page has it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["password"].help_text = ""
 
 
 class SignupForm(AllauthSignupForm):  # type: ignore[misc]  # allauth has no types

@@ -3,15 +3,19 @@
 import hashlib
 import secrets
 import uuid
-from typing import ClassVar, Self
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, ClassVar, Self
 
 from allauth.account.models import EmailAddress
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models, transaction
+from django.db.models import Q
 from django.dispatch import receiver
 from django.utils import timezone
 
-from aiia_platform.accounts import revocations
+from aiia_platform.accounts import pictures, revocations
 from aiia_platform.options.models import current
 
 
@@ -21,7 +25,30 @@ class Users(UserManager["User"]):
         return current("signup") != "closed" or not self.exists()
 
 
-class User(AbstractUser):
+class Quota(models.Model):
+    """How much may be used in a day (UTC). Empty: what stands behind it decides, a user's role, then the options."""
+
+    daily_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    daily_gpu_seconds = models.PositiveBigIntegerField(null=True, blank=True)
+
+    class Meta:
+        abstract = True
+
+
+class Role(Quota):
+    """What a group of people may do. Administrators may do everything."""
+
+    name = models.CharField(max_length=100, unique=True)
+    may_use_api = models.BooleanField("May make API keys", default=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class User(Quota, AbstractUser):  # noqa: DJ008  # AbstractUser has it
     """A person. `email` is optional; `username` is what the platform makes from it when none is given."""
 
     class Theme(models.TextChoices):
@@ -34,6 +61,7 @@ class User(AbstractUser):
     sidebar_open = models.BooleanField(default=True)
     #: Registered, and not yet let in by an administrator.
     is_waiting = models.BooleanField(default=False)
+    role = models.ForeignKey(Role, on_delete=models.SET_NULL, null=True, blank=True, related_name="users")
 
     objects: ClassVar[Users] = Users()
 
@@ -69,17 +97,109 @@ class User(AbstractUser):
         self.is_active, self.is_waiting = True, False
         self.save(update_fields=["is_active", "is_waiting"])
 
+    @property
+    def about(self) -> "UserProfile":
+        """The profile, a new one when there is none yet."""
+        try:
+            return self.profile
+        except UserProfile.DoesNotExist:
+            return UserProfile(user=self)
+
+    @property
+    def choices(self) -> "UserSettings":
+        """The settings, new ones when there are none yet."""
+        try:
+            return self.settings
+        except UserSettings.DoesNotExist:
+            return UserSettings(user=self)
+
+    @property
+    def may_use_api(self) -> bool:
+        """Whether they may have API keys."""
+        return self.is_staff or self.role is None or self.role.may_use_api
+
+    def limit(self, name: str) -> int:
+        """`daily_tokens` or `daily_gpu_seconds`: the user's own figure, else the role's, else the installation's.
+
+        0 means as many as they like.
+        """
+        own = getattr(self, name)
+        if own is None and self.role:
+            own = getattr(self.role, name)
+        return int(current(name) if own is None else own)
+
+    def close(self) -> None:
+        """Let in no more: no login, no key, and pages that are open end."""
+        self.is_active = False
+        self.save(update_fields=["is_active"])
+        for key in self.api_keys.active():
+            revocations.announce(key.sha256)
+
+
+class UserProfile(models.Model):
+    """How a person shows themselves, and how they like pages to be."""
+
+    class TextSize(models.TextChoices):
+        NORMAL = "normal", "Normal"
+        LARGE = "large", "Large"
+
+    class Width(models.TextChoices):
+        NORMAL = "normal", "Narrow"
+        WIDE = "wide", "Wide"
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="profile", primary_key=True)
+    #: A square WebP, as `pictures.avatar` makes it; empty without one.
+    avatar = models.BinaryField(default=bytes, blank=True)
+    bio = models.TextField(max_length=1000, blank=True)
+    #: `text_size` and `width`, those that differ from the first choice.
+    preferences = models.JSONField(default=dict, blank=True)
+    #: When the avatar was given, so that browsers keep one until there is another.
+    avatar_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"profile of {self.user}"
+
+    def show(self, picture: bytes) -> None:
+        """Take a picture as the avatar; empty removes it. Raises `pictures.Unusable`."""
+        self.avatar = pictures.avatar(picture) if picture else b""
+        self.avatar_at = timezone.now() if picture else None
+        self.save()
+
+
+class UserSettings(models.Model):
+    """What a person's new chats begin with. `theme` is a column of `User`, since every page reads it."""
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="settings", primary_key=True)
+    #: `model`, `system_prompt`, `temperature`, `top_p`, `max_tokens`: those that are chosen.
+    llm_preferences = models.JSONField(default=dict, blank=True)
+
+    def __str__(self) -> str:
+        return f"settings of {self.user}"
+
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def active(self) -> Self:
-        return self.filter(revoked_at=None)
+        return self.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), revoked_at=None)
 
     def verify(self, digest: str) -> "ApiKey | None":
         """The active key whose SHA-256 has this hex digest, with its last use noted, or None."""
-        key = self.active().filter(sha256=digest, user__is_active=True).first()
+        key = self.active().select_related("user__role").filter(sha256=digest, user__is_active=True).first()
         if key:
             self.filter(pk=key.pk).update(last_used_at=timezone.now())
         return key
+
+
+class Scope(models.TextChoices):
+    """What a key may do."""
+
+    MODELS = "models", "Use models (/v1)"
+    READ = "read", "Read chats, usage and settings (/api)"
+    WRITE = "write", "Change and send (/api)"
+    ADMIN = "admin", "Administrate, if its owner may"
+
+
+def _all_scopes() -> list[str]:
+    return list(Scope.values)
 
 
 class ApiKey(models.Model):
@@ -93,6 +213,8 @@ class ApiKey(models.Model):
     sha256 = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
+    scopes = ArrayField(models.CharField(max_length=10, choices=Scope), default=_all_scopes)
     revoked_at = models.DateTimeField(null=True)
 
     objects = ApiKeyQuerySet.as_manager()
@@ -104,11 +226,19 @@ class ApiKey(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
     @classmethod
-    def create(cls, user: User, name: str) -> tuple["ApiKey", str]:
+    def create(
+        cls, user: User, name: str, scopes: Iterable[str] = tuple(Scope.values), expires_at: datetime | None = None
+    ) -> tuple["ApiKey", str]:
         """Make a key and return it with its secret, which cannot be read again."""
         secret = "sk-" + secrets.token_urlsafe(32)
         digest = hashlib.sha256(secret.encode()).hexdigest()
-        return cls.objects.create(user=user, name=name, prefix=secret[:8], sha256=digest), secret
+        fields: dict[str, Any] = {"scopes": sorted(scopes), "expires_at": expires_at}
+        return cls.objects.create(user=user, name=name, prefix=secret[:8], sha256=digest, **fields), secret
+
+    @property
+    def scope_words(self) -> list[str]:
+        """What it may do, as people read it."""
+        return [str(scope.label) for scope in Scope if scope in self.scopes]
 
     def revoke(self) -> None:
         """Refuse it from now on."""

@@ -7,6 +7,7 @@ from rest_framework.fields import DateField  # type: ignore[import-untyped]
 from rest_framework.generics import GenericAPIView  # type: ignore[import-untyped]
 from rest_framework.response import Response  # type: ignore[import-untyped]
 
+from aiia_platform.api import administers
 from aiia_platform.usage.models import UsageRecord, UsageRecordQuerySet
 
 
@@ -27,7 +28,7 @@ class Usage(GenericAPIView):  # type: ignore[misc]  # the framework has no types
         everything = UsageRecord.objects.all()
         if wanted in ("", str(request.user.pk)):
             return everything.filter(user=request.user.pk)
-        if not request.user.is_staff:
+        if not administers(request):
             raise PermissionDenied("Only administrators see what others used.")
         if wanted == "all":
             return everything

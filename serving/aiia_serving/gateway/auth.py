@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import aiohttp
 
@@ -100,6 +100,9 @@ class Authenticator:
                 answer = await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise _cannot_check(type(error).__name__) from error
+        if refusal := answer.get("refusal"):
+            # Not kept, so that a share that grows or a new day is seen at once.
+            raise _refused(refusal)
         caller = Caller(user=str(answer["user_id"]), work_class="api", key_id=str(answer["key_id"]))
         return self._keep(digest, caller, self._key_ttl_s)
 
@@ -121,6 +124,18 @@ def _internal_caller(headers: Mapping[str, str]) -> Caller:
         events=headers.get("x-aiia-events") == "1",
         internal=True,
         request_id=headers.get("x-request-id"),
+    )
+
+
+def _refused(refusal: Mapping[str, Any]) -> ApiError:
+    """A key that is good and may not use models now, in the platform's words."""
+    status = int(refusal["status"])
+    return ApiError(
+        status,
+        str(refusal["detail"]),
+        code="insufficient_quota" if status == 429 else "forbidden",
+        kind="insufficient_quota" if status == 429 else "invalid_request_error",
+        retry_after_s=refusal.get("retry_after"),
     )
 
 
