@@ -171,6 +171,7 @@ async def test_who_has_nothing_in_flight_need_not_wait_for_a_slot(server: RedisS
         assert sum(ticket.admitted for ticket in flood) == 8
         quiet, second = await enter(queue, "quiet"), await enter(queue, "second")
         assert quiet.admitted
+        assert (quiet.beside, [ticket.beside for ticket in flood[:8]]) == (0, list(range(8)))
         assert not second.admitted
         assert second.position == 1
         flood[0].release()
@@ -178,6 +179,8 @@ async def test_who_has_nothing_in_flight_need_not_wait_for_a_slot(server: RedisS
         # Now nine run again, one of them beyond the slots.
         assert second.admitted
         assert sum(ticket.admitted for ticket in flood) == 8
+        quiet.release()
+        assert (await enter(queue, "quiet")).beside == 0
 
 
 async def test_a_full_queue_refuses(pair: Gateways) -> None:

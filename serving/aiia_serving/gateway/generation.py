@@ -28,7 +28,8 @@ from aiia_serving.state import ModelState
 _SAY_RUNNING_AFTER_S = 1
 # After [DONE] only the end of the body is missing, which lets the connection be used again.
 _TRAILER_S = 1
-_PRIORITIES = {"interactive": 0, "api": 1, "batch": 2}
+# Ranks in the model by class, the lowest first, with room between them for how much a user has in flight.
+_RANKS = {"interactive": 0, "api": 1000, "batch": 2000}
 
 
 class Generation(Exchange):
@@ -195,7 +196,9 @@ class Generation(Exchange):
         return model_payload(self._request, model=name, with_token_ids=model.exact_continuation) | self._rank(model)
 
     def _rank(self, model: ModelState) -> dict[str, Any]:
-        return {"priority": _PRIORITIES[self._caller.work_class]} if "priority" in model.capabilities else {}
+        if "priority" not in model.capabilities or self._ticket is None:
+            return {}
+        return {"priority": _RANKS[self._caller.work_class] + min(self._ticket.beside, 999)}
 
     def _on_first_token(self) -> None:
         if self.usage.first_token_at is None:

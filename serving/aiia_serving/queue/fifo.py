@@ -115,6 +115,9 @@ class _Line:
 
 
 class _FifoTicket:
+    #: First come, first served in the model too.
+    beside = 0
+
     def __init__(self, line: _Line, number: int, work: Work, notify: Callable[[], None]) -> None:
         self._line = line
         self._released = False

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -25,6 +26,7 @@ class Line:
         self.model = model
         self.key = f"aiia:queue:{{{model}}}"
         self.tickets: dict[str, RedisTicket] = {}
+        self._running: Counter[str] = Counter()
         self.slots: int | None = None
         self.told_at = 0.0
         self.shared_slots: int | None = None
@@ -41,8 +43,19 @@ class Line:
         self.version += 1
 
     def drop(self, ticket: "RedisTicket") -> None:
-        self.tickets.pop(ticket.id, None)
+        if self.tickets.pop(ticket.id, None) is not None and ticket.admitted:
+            user = ticket.work.user
+            self._running[user] -= 1
+            if not self._running[user]:
+                del self._running[user]
         self.version += 1
+
+    def start(self, ticket: "RedisTicket") -> int:
+        """The ticket runs from now on; says how many of its user's did before. One that has left does not count."""
+        before = self._running[ticket.work.user]
+        if ticket.id in self.tickets:
+            self._running[ticket.work.user] = before + 1
+        return before
 
     def waiting(self) -> "list[RedisTicket]":
         return [ticket for ticket in self.tickets.values() if not ticket.admitted]
@@ -96,6 +109,7 @@ class RedisTicket:
         self.notify = notify
         self.entered_at = time.monotonic()
         self.started_at: float | None = None
+        self.beside = 0
         self.expired = False
         self.position = 1
         self.eta_s: float | None = None
@@ -129,6 +143,7 @@ class RedisTicket:
         if self.admitted:
             return False
         self.started_at = time.monotonic()
+        self.beside = self._line.start(self)
         self.position, self.eta_s = 0, 0.0
         self._disarm()
         return True
