@@ -19,6 +19,10 @@ from aiia_platform.accounts import pictures, revocations
 from aiia_platform.options.models import current
 
 
+class LastAdministrator(Exception):
+    """Nobody would be left who can administrate."""
+
+
 class Users(UserManager["User"]):
     def may_register(self) -> bool:
         """Whether strangers may make an account. The first one always may, or nobody could ever come in."""
@@ -128,12 +132,31 @@ class User(Quota, AbstractUser):  # noqa: DJ008  # AbstractUser has it
             own = getattr(self.role, name)
         return int(current(name) if own is None else own)
 
+    @transaction.atomic
+    def change(self, *, is_staff: bool, **fields: Any) -> None:
+        """Set whether they administrate, and other fields by name. Raises `LastAdministrator`."""
+        if not is_staff:
+            self._refuse_if_last()
+        self.is_staff = self.is_superuser = is_staff
+        for name, value in fields.items():
+            setattr(self, name, value)
+        self.save(update_fields=["is_staff", "is_superuser", *fields])
+
+    @transaction.atomic
     def close(self) -> None:
-        """Let in no more: no login, no key, and pages that are open end."""
+        """Let in no more: no login, no key, and pages that are open end. Raises `LastAdministrator`."""
+        self._refuse_if_last()
         self.is_active = False
         self.save(update_fields=["is_active"])
         for key in self.api_keys.active():
             revocations.announce(key.sha256)
+
+    def _refuse_if_last(self) -> None:
+        # Locked, so that the last two cannot demote each other at once.
+        others = User.objects.select_for_update().filter(is_staff=True, is_active=True)
+        administrators = set(others.values_list("pk", flat=True))
+        if administrators == {self.pk}:
+            raise LastAdministrator
 
 
 class UserProfile(models.Model):
