@@ -104,14 +104,27 @@ class _Line:
 
     def _admit(self, moved: bool) -> None:
         admitted: list[_FifoTicket] = []
-        while self.waiting and len(self.running) < self.slots:
-            number, ticket = self.waiting.popitem(last=False)
+        while (ticket := self._next()) is not None:
+            number = ticket.number
+            del self.waiting[number]
             ticket.start(self.clock())
             self.running[number] = ticket
             admitted.append(ticket)
         # A callback may enter or release, so the line must be settled before the first is called.
         for ticket in [*admitted, *(self.waiting.values() if moved or admitted else ())]:
             ticket.notify()
+
+    def _next(self) -> "_FifoTicket | None":
+        free = self.slots - len(self.running)
+        if free <= 0:
+            return None
+        # An image of the batch class leaves the last slot to others, who can take the device from it between two steps.
+        last = free == 1 and self.slots > 1
+        return next((ticket for ticket in self.waiting.values() if not (last and _gives_way(ticket.work))), None)
+
+
+def _gives_way(work: Work) -> bool:
+    return work.work_class == "batch" and work.unit == "gpu_ms"
 
 
 class _FifoTicket:

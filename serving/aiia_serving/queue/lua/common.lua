@@ -190,7 +190,7 @@ local function in_flight(ticket)
   return redis.call('HEXISTS', key('inflight'), ticket.user) == 1
 end
 
--- The head that goes next. Among equals it is one whose user has nothing in flight. A head moves up one class for each `ageing` since its user was served, to the front of
+-- The head that goes next, and whether it has moved up. Among equals it is one whose user has nothing in flight. A head moves up one class for each `ageing` since its user was served, to the front of
 -- that class, and in the end to the front of all.
 local function next_head()
   for rank = -1, LAST_CLASS do
@@ -203,7 +203,7 @@ local function next_head()
       end
     end
     if aged then
-      return aged
+      return aged, true
     end
     local first = rank >= 0 and least_waiting(rank)
     if first then
@@ -223,6 +223,12 @@ local function may_exceed(ticket)
   return ticket.class < LAST_CLASS and not in_flight(ticket)
 end
 
+-- An image of the batch class leaves the last slot to others, who can then take the device from it between two steps;
+-- one that has waited so long that it moved up does not.
+local function leaves_last(ticket, moved_up)
+  return ticket.class == LAST_CLASS and ticket.unit == 'gpu_ms' and not moved_up
+end
+
 -- Fills the slots. Returns the tickets of the calling gateway that got one; others are told by message.
 local function admit()
   local admitted = {}
@@ -233,9 +239,12 @@ local function admit()
   local running = redis.call('HLEN', key('running'))
   local limit = slots + math.ceil(slots * express)
   while running < limit do
-    local head = next_head()
+    local head, moved_up = next_head()
     local ticket = head and find('waiting', string.sub(head, 18))
     if not ticket or (running >= slots and not may_exceed(ticket)) then
+      break
+    end
+    if slots > 1 and running >= slots - 1 and leaves_last(ticket, moved_up) then
       break
     end
     run(ticket)
