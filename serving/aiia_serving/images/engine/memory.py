@@ -1,6 +1,5 @@
 """Several models within a budget of memory: loaded when needed, kept while there is room, never lost in use."""
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,9 @@ class Held(Protocol):
     """A loaded model, as far as memory is concerned."""
 
     def to(self, device: object) -> None: ...
+
+    def drop(self) -> None:
+        """Frees its memory at once, whoever still refers to it."""
 
 
 Model = TypeVar("Model", bound=Held)
@@ -206,6 +208,6 @@ class Memory(Generic[Model]):
 
 
 def _drop(slot: Slot[Any]) -> None:
+    if slot.model is not None:
+        slot.model.drop()
     slot.place, slot.model = "away", None
-    # Modules refer to each other in circles.
-    gc.collect()

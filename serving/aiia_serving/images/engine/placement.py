@@ -135,6 +135,12 @@ class Placed:
             if id(module) not in self._offloaded:
                 module.to(device)
 
+    def drop(self) -> None:
+        """Frees the memory of the weights; the model is of no use any more."""
+        for module in self.model.modules():
+            if id(module) not in self._offloaded:
+                module.to("meta")
+
     def _offload(self, device: Any) -> None:
         import torch
         from diffusers.hooks.group_offloading import apply_group_offloading

@@ -1,0 +1,266 @@
+"""The parts of the image engine that need no model: whose turn it is, times, batches, memory, placement."""
+
+import queue
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiia_serving.images.engine.batch import first_batch
+from aiia_serving.images.engine.gate import Cancelled, Gate, Rank
+from aiia_serving.images.engine.memory import Budget, Memory
+from aiia_serving.images.engine.placement import Numbers, plan
+from aiia_serving.images.engine.progress import Pace, Watch
+from aiia_serving.images.problem import ImageProblem
+
+pytestmark = pytest.mark.serving
+
+
+class Thread:
+    """Does in a thread what it is told, and says what came of it."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._outcome: queue.Queue[object] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], object]) -> None:
+        try:
+            self._outcome.put(work())
+        except BaseException as error:
+            self._outcome.put(error)
+
+    def outcome(self) -> object:
+        return self._outcome.get(timeout=30)
+
+    @property
+    def goes_on(self) -> bool:
+        return self._thread.is_alive()
+
+
+def test_the_most_urgent_goes_first_and_takes_over_between_steps() -> None:
+    gate = Gate()
+    order: list[str] = []
+    batch, urgent = gate.turn((2, 0)), gate.turn((0, 1))
+    batch.enter()
+    assert not batch.step()
+
+    def hurry() -> None:
+        urgent.enter()
+        order.append("urgent")
+        urgent.leave()
+
+    other = Thread(hurry)
+    handed_over: list[bool] = []
+    while not any(handed_over):
+        handed_over.append(batch.step(away=lambda: order.append("away")))
+    order.append("back")
+    other.outcome()
+    batch.leave()
+    assert order == ["away", "urgent", "back"]
+    assert gate.idle
+
+
+def test_an_equal_one_waits_until_the_end() -> None:
+    gate = Gate()
+    first, second = gate.turn((1, 0)), gate.turn((1, 1))
+    first.enter()
+    other = Thread(second.enter)
+    assert not any(first.step() for _ in range(1000))
+    first.leave()
+    assert other.outcome() is None
+    second.leave()
+
+
+def test_who_is_cancelled_ends_where_it_waits_and_between_steps() -> None:
+    gate = Gate()
+    holder, waiting = gate.turn((1, 0)), gate.turn((1, 1))
+    holder.enter()
+    other = Thread(waiting.enter)
+    waiting.cancel()
+    assert isinstance(other.outcome(), Cancelled)
+    holder.cancel()
+    with pytest.raises(Cancelled):
+        holder.step()
+    holder.leave()
+    assert gate.idle
+
+
+def test_only_the_time_with_the_device_counts() -> None:
+    now = [0.0]
+    gate = Gate(lambda: now[0])
+    turn = gate.turn((2, 0))
+    turn.enter()
+    now[0] = 2
+
+    def between() -> None:
+        urgent = gate.turn((0, 1))
+        urgent.enter()
+        now[0] = 5
+        urgent.leave()
+
+    other = Thread(between)
+    while not turn.step():
+        pass
+    other.outcome()
+    now[0] = 6
+    turn.leave()
+    assert turn.held_s == 3
+
+
+def test_time_left_is_measured_and_kept_for_the_next() -> None:
+    pace = Pace()
+    first = Watch(pace, "64x64", 4)
+    # The first step takes longer.
+    assert first.step(3.0) is None
+    assert first.step(4.0) == pytest.approx(2 + 1)
+    assert first.step(5.0) == pytest.approx(1 + 1)
+    assert first.step(6.0) == pytest.approx(1)
+    first.end(8.0)
+    again = Watch(pace, "64x64", 4)
+    assert again.step(1.0) == pytest.approx(3 + 2)
+    assert Watch(pace, "96x96", 4).step(1.0) is None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    rank: Rank
+    key: str | None
+
+
+def test_a_batch_is_of_one_kind_and_one_urgency() -> None:
+    some = [Waiting((1, 3), "a"), Waiting((1, 1), "a"), Waiting((1, 2), "b"), Waiting((2, 0), "a")]
+    assert first_batch(some, 4) == [some[1], some[0]]
+    assert first_batch(some, 1) == [some[1]]
+    alone = [Waiting((1, 0), None), Waiting((1, 1), None)]
+    assert first_batch(alone, 4) == [alone[0]]
+    assert first_batch([], 4) == []
+
+
+class World:
+    """The memory itself: what the models in it say they take."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._lock = threading.RLock()
+        self._budget = budget
+        self.on: dict[str, int] = {"device": 0, "cpu": 0}
+        self.most = 0
+
+    def change(self, place: str, size: int) -> None:
+        with self._lock:
+            self.on[place] += size
+            self.most = max(self.most, self.on["device"])
+
+
+class Held:
+    """A model that counts in a world until it is dropped."""
+
+    def __init__(self, world: World, size: int) -> None:
+        self._world, self._size, self.place = world, size, ["cpu"]
+        world.change("cpu", size)
+
+    def to(self, device: object) -> None:
+        self._world.change(self.place[0], -self._size)
+        self.place[0] = str(device)
+        self._world.change(str(device), self._size)
+
+    def drop(self) -> None:
+        self._world.change(self.place.pop(), -self._size)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 10), min_size=5, max_size=5),
+    device=st.integers(10, 25),
+    main=st.integers(0, 20),
+    seed=st.integers(0, 2**32),
+)
+def test_the_budget_holds_and_nothing_in_use_is_lost(sizes: list[int], device: int, main: int, seed: int) -> None:
+    budget = Budget(device, main)
+    world = World(budget)
+    memory: Memory[Held] = Memory(budget, "device")
+    for number, size in enumerate(sizes):
+        memory.add(str(number), lambda size=size: Held(world, size), size)  # type: ignore[misc]
+
+    def ask(random_: random.Random) -> None:
+        for _ in range(50):
+            with memory.using(str(random_.randrange(5))) as model:
+                assert model.place == ["device"]
+                for other in memory.states() if random_.random() < 0.2 else ():
+                    assert isinstance(other["bytes"], int)
+                assert model.place == ["device"]
+
+    threads = [Thread(lambda number=number: ask(random.Random(seed + number))) for number in range(4)]  # type: ignore[misc]
+    assert [thread.outcome() for thread in threads] == [None] * 4
+    assert world.most <= device
+    on_device, in_main = memory.used()
+    assert (world.on["device"], world.on["cpu"]) == (on_device, in_main)
+    assert in_main <= main
+    assert all(state["users"] == 0 for state in memory.states())
+
+
+def test_the_least_useful_goes_first_and_comes_back_from_main_memory() -> None:
+    now = [0.0]
+    world = World(Budget(10, 10))
+    memory: Memory[Held] = Memory(Budget(10, 10), "device", lambda: now[0])
+    for name in "abc":
+        memory.add(name, lambda: Held(world, 5), 5)
+    for name in "aaab":
+        now[0] += 1
+        with memory.using(name):
+            pass
+    with memory.using("c"):
+        places = {str(state["name"]): state["place"] for state in memory.states()}
+        assert places == {"a": "device", "b": "main", "c": "device"}
+    with memory.using("b"):
+        assert world.on == {"device": 10, "cpu": 5}
+
+
+def test_a_model_that_never_fits_is_refused_and_one_that_fails_leaves_no_trace() -> None:
+    memory: Memory[Held] = Memory(Budget(10))
+    with pytest.raises(ImageProblem, match="memory"):
+        memory.add("huge", lambda: Held(World(Budget(0)), 11), 11)
+
+    def broken() -> Held:
+        raise OSError("torn")
+
+    memory.add("broken", broken, 5)
+    for _ in range(2):
+        with pytest.raises(OSError, match="torn"), memory.using("broken"):
+            pass
+    assert memory.used() == (0, 0)
+
+
+SDXL = Numbers(network=2_567_000_000, encoders=818_000_000, others=84_000_000)
+FLUX = Numbers(network=11_900_000_000, encoders=4_885_000_000, others=84_000_000)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "family", "gigabytes", "quantization", "offload", "tiling"),
+    [
+        (SDXL, "sdxl", 24, "none", "none", False),
+        (SDXL, "sdxl", 10, "none", "none", True),
+        (SDXL, "sdxl", 8, "none", "encoders", True),
+        (FLUX, "flux", 80, "none", "none", False),
+        (FLUX, "flux", 32, "none", "encoders", True),
+        (FLUX, "flux", 24, "fp8", "encoders", True),
+        (FLUX, "flux", 12, "none", "blocks", True),
+    ],
+)
+def test_what_fits_is_chosen_quality_first(
+    numbers: Numbers, family: str, gigabytes: int, quantization: str, offload: str, tiling: bool
+) -> None:
+    found = plan(numbers, family, int(gigabytes * 1e9), {})
+    assert (found.device, found.dtype) == ("cuda", "bfloat16")
+    assert (found.quantization, found.offload, found.vae_tiling) == (quantization, offload, tiling)
+
+
+def test_the_document_has_the_last_word_and_a_processor_is_exact() -> None:
+    assert plan(SDXL, "sdxl", None, {}).dtype == "float32"
+    found = plan(SDXL, "sdxl", 80 * 10**9, {"precision": "float16", "quantization": "fp8", "offload": "blocks"})
+    assert (found.dtype, found.quantization, found.offload) == ("float16", "fp8", "blocks")
+    assert plan(SDXL, "sdxl", 80 * 10**9, {"vae_tiling": True}).vae_tiling
