@@ -35,7 +35,7 @@ def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
         "args": {
             "model": document.id,
             "source": str(store.folder(document, cache)),
-            "options": options.model_dump() | _places(options, cache),
+            "options": options.model_dump() | places(options, cache),
             "deployment": {
                 "num_replicas": max(1, spec.scaling.min_replicas),
                 "max_ongoing_requests": 1_000_000,
@@ -60,7 +60,7 @@ def build(args: dict[str, Any]) -> Any:
     return deployment.bind(args["model"], args["source"], args["options"])
 
 
-def _places(options: DiffusersOptions, cache: Path) -> dict[str, Any]:
+def places(options: DiffusersOptions, cache: Path) -> dict[str, Any]:
     """Where the files of the parts lie, in the place of where they come from."""
     found: dict[str, Any] = {
         kind: {part.name: str(store.adapter_folder(part.source, cache)) for part in getattr(options, kind)}

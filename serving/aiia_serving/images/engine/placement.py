@@ -1,5 +1,6 @@
 """How a model is put on its device: precision, quantisation and offload by the memory there is, quality first."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aiia_serving.images.model import Model
+from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -68,8 +70,10 @@ def count(source: Path, parts: Mapping[str, list[Path]] | None = None) -> Number
         for name, tensor in tensors(source).items():
             kind = "encoders" if name.startswith(("cond_stage_model", "conditioner", "text_encoders")) else "network"
             found["others" if name.startswith(("first_stage_model", "vae.")) else kind] += prod(tensor.shape)
-    for files in (parts or {}).values():
-        found["others"] += sum(_numbers(file) for path in files for file in (_once(path) if path.is_dir() else [path]))
+    for file in (file for files in (parts or {}).values() for path in files for file in _files(path)):
+        # A part that cannot be read is refused when a request asks for it; the model does without.
+        with contextlib.suppress(ImageProblem):
+            found["others"] += _numbers(file)
     return Numbers(**found)
 
 
@@ -192,6 +196,10 @@ def _once(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     plain = [file for file in files if ".fp16." not in file.name]
     return plain or files
+
+
+def _files(path: Path) -> list[Path]:
+    return _once(path) if path.is_dir() else [path]
 
 
 def _numbers(path: Path) -> int:
