@@ -19,7 +19,7 @@ from aiia_platform.options.models import current
 
 
 @dataclass(frozen=True)
-class Role:
+class Process:
     """One of aiia's own processes, which may do what administrators may."""
 
     pk: None = None
@@ -27,8 +27,8 @@ class Role:
     is_staff: bool = True
 
 
-def bearer(request: HttpRequest) -> ApiKey | Role | None:
-    """The key that the request brings, or `Role` for the internal token; None without one.
+def bearer(request: HttpRequest) -> ApiKey | Process | None:
+    """The key that the request brings, or `Process` for the internal token; None without one.
 
     Raises `AuthenticationFailed` for one that is wrong.
     """
@@ -37,13 +37,13 @@ def bearer(request: HttpRequest) -> ApiKey | Role | None:
     if scheme.lower() != "bearer" or not token:
         return None
     if hmac.compare_digest(token.encode(), config().internal_token.encode()):
-        return Role()
+        return Process()
     if key := ApiKey.objects.verify(hashlib.sha256(token.encode()).hexdigest()):
         return key
     raise AuthenticationFailed("This API key is wrong, it has expired, or it was revoked.")
 
 
-async def caller(request: HttpRequest) -> User | Role | None:
+async def caller(request: HttpRequest) -> User | Process | None:
     """Who calls a view that is not the framework's, and may read; raises like `bearer`."""
     found = await in_db(bearer, request)
     if isinstance(found, ApiKey) and Scope.READ not in found.scopes:
@@ -55,7 +55,7 @@ async def caller(request: HttpRequest) -> User | Role | None:
 class BearerAuthentication(BaseAuthentication):  # type: ignore[misc]  # the framework has no types
     """`Authorization: Bearer` with a user's API key, or with the token of aiia's own processes."""
 
-    def authenticate(self, request: Any) -> tuple[User | Role, ApiKey | None] | None:
+    def authenticate(self, request: Any) -> tuple[User | Process, ApiKey | None] | None:
         found = bearer(request._request)
         if isinstance(found, ApiKey):
             return found.user, found
@@ -117,7 +117,7 @@ class Throttle(UserRateThrottle):  # type: ignore[misc]
         return f"{current('api_rate')}/min"
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        return isinstance(request.user, Role) or bool(super().allow_request(request, view))
+        return isinstance(request.user, Process) or bool(super().allow_request(request, view))
 
 
 class Pages(PageNumberPagination):  # type: ignore[misc]

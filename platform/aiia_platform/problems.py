@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from django.db import IntegrityError
 from django.http import JsonResponse
 from rest_framework.exceptions import APIException, ValidationError  # type: ignore[import-untyped]
 from rest_framework.response import Response  # type: ignore[import-untyped]
@@ -38,6 +39,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Any:
     """What the REST framework answers to an exception; None for one that is a mistake of ours."""
     if isinstance(error, Problem):
         return Response(error.body, status=error.status, content_type=CONTENT_TYPE)
+    if isinstance(error, IntegrityError):
+        # Two did the same at once; what a check had still found free is taken.
+        return handle(Problem(409, "Conflict", "Somebody changed this just now. Look at it again."), context)
     response = exception_handler(error, context)
     if response is None:
         return None

@@ -53,6 +53,7 @@ INSTALLED_APPS = [
     "allauth.socialaccount.providers.openid_connect",
     "csp",
     "django_htmx",
+    "drf_spectacular",
     "procrastinate.contrib.django",
     "servestatic",
     "aiia_platform.accounts",
@@ -206,7 +207,22 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_THROTTLE_CLASSES": ["aiia_platform.api.Throttle"],
     "DEFAULT_PAGINATION_CLASS": "aiia_platform.api.Pages",
+    "DEFAULT_SCHEMA_CLASS": "aiia_platform.schema.Schema",
     "EXCEPTION_HANDLER": "aiia_platform.problems.handle",
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "aiia",
+    "DESCRIPTION": "Chats, models, accounts and usage. Models themselves answer under /v1, in OpenAI's shape.",
+    "VERSION": "1",
+    "SCHEMA_PATH_PREFIX": "/api/",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SORT_OPERATIONS": True,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "aiia_platform.schema.complete",
+    ],
 }
 
 PROCRASTINATE_AUTODISCOVER_MODULE_NAME = "jobs"

@@ -1,9 +1,11 @@
 from django.urls import path, re_path
 
-from aiia_platform import health, internal
+from aiia_platform import health, internal, schema
+from aiia_platform.accounts import api as accounts
 from aiia_platform.catalogue import api as catalogue
 from aiia_platform.catalogue.events import events
 from aiia_platform.observability import metrics
+from aiia_platform.options import api as options
 from aiia_platform.usage import api as usage
 
 urlpatterns = [
@@ -23,5 +25,14 @@ urlpatterns = [
         name="api-action",
     ),
     path("api/models/<path:model_id>/", catalogue.Model.as_view(), name="api-model"),
+    path("api/account/", accounts.Me.as_view(), name="api-account"),
+    path("api/account/tokens/", accounts.Tokens.as_view(), name="api-tokens"),
+    path("api/account/tokens/<uuid:token_id>/", accounts.TokenDetail.as_view(), name="api-token"),
+    path("api/users/", accounts.People.as_view(), name="api-users"),
+    path("api/users/<int:user_id>/", accounts.PersonDetail.as_view(), name="api-user"),
+    path("api/roles/", accounts.Roles.as_view(), name="api-roles"),
+    path("api/roles/<int:role_id>/", accounts.RoleDetail.as_view(), name="api-role"),
+    path("api/settings/", options.Settings.as_view(), name="api-settings"),
+    path("api/schema/", schema.Describe.as_view(), name="api-schema"),
     path("api/usage/", usage.Usage.as_view(), name="api-usage"),
 ]

@@ -5,6 +5,7 @@ from django.urls import include, path, re_path
 from aiia_web import (
     accounts,
     administration,
+    api_docs,
     catalogue,
     chats,
     errors,
@@ -42,6 +43,7 @@ urlpatterns = [
     path("settings/sidebar/", accounts.sidebar, name="settings-sidebar"),
     path("settings/keys/", accounts.create_key, name="key-create"),
     path("settings/keys/<uuid:key_id>/revoke/", accounts.revoke_key, name="key-revoke"),
+    path("api/docs/", api_docs.show, name="api-docs"),
     path("admin/users/", people.users, name="admin-users"),
     path("admin/users/new/", people.new_user, name="admin-new-user"),
     path("admin/users/<int:person_id>/", people.user, name="admin-user"),

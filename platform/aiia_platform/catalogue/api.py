@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework.response import Response  # type: ignore[import-untyped]
 from rest_framework.views import APIView  # type: ignore[import-untyped]
 
@@ -12,6 +14,9 @@ from aiia_platform.api import AdministratorsChange
 from aiia_platform.catalogue import manager
 
 _change = async_to_sync(manager.change)
+
+
+_VERBS = ["load", "unload", "pull", "scale"]
 
 
 def _body(request: Any) -> bytes:
@@ -22,13 +27,26 @@ class _Endpoint(APIView):  # type: ignore[misc]  # the framework has no types
     permission_classes = [AdministratorsChange]
 
 
+@extend_schema(responses=OpenApiTypes.OBJECT)
 class Models(_Endpoint):
     """`GET`: `{"models": […]}`, each in the shape of `manager.ManagedModel`."""
 
+    @extend_schema(summary="All models with their states and queues", operation_id="models_list")
     def get(self, request: Any) -> Response:
         return Response({"models": [asdict(model) for model in async_to_sync(manager.models)()]})
 
 
+@extend_schema(responses=OpenApiTypes.OBJECT)
+@extend_schema_view(
+    get=extend_schema(summary="A model"),
+    put=extend_schema(
+        summary="Add a model, or replace its document",
+        description="The whole document, as JSON or YAML.",
+        request={"application/json": {"type": "object", "additionalProperties": {}}},
+        responses={204: None},
+    ),
+    delete=extend_schema(summary="Remove a model", responses={204: None}),
+)
 class Model(_Endpoint):
     """`GET`: one model. `PUT`: its whole document, JSON or YAML. `DELETE`: an owner's document goes, and the model."""
 
@@ -44,6 +62,15 @@ class Model(_Endpoint):
         return Response(status=204)
 
 
+@extend_schema(
+    summary="load, unload, pull or scale a model",
+    description='`scale` takes `{"min_replicas", "max_replicas"}`; events tell the rest.',
+    request={"application/json": {"type": "object", "additionalProperties": {}}},
+    responses={202: OpenApiTypes.OBJECT},
+    parameters=[
+        OpenApiParameter("verb", OpenApiTypes.STR, OpenApiParameter.PATH, enum=["load", "unload", "pull", "scale"])
+    ],
+)
 class Action(_Endpoint):
     """`POST`: `load`, `unload`, `pull`, or `scale` with `{"min_replicas", "max_replicas"}`; events tell the rest."""
 
@@ -51,6 +78,7 @@ class Action(_Endpoint):
         return Response(_change("POST", manager.model_path(model_id, verb), _body(request)), status=202)
 
 
+@extend_schema(summary="Ready documents, and whether they fit this machine", responses=OpenApiTypes.OBJECT)
 class Catalogue(_Endpoint):
     """`GET`: `{"machine": {…}, "models": […]}`, the ready documents with whether they fit this machine and why not."""
 
@@ -58,6 +86,7 @@ class Catalogue(_Endpoint):
         return Response(async_to_sync(manager.catalogue)())
 
 
+@extend_schema(summary="Add a model from a ready document", request=None, responses={201: OpenApiTypes.OBJECT})
 class CatalogueEntry(_Endpoint):
     """`POST`: make a ready document one of the owner's, which starts its model; `{"overrides": {…}}` changes it."""
 
