@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from aiia_serving.catalogue.loader import fingerprint, load_catalogue
+from aiia_serving.catalogue.options import DiffusersOptions
 from aiia_serving.catalogue.schema import schema_text
 from tests.fakes import ROOT
 
@@ -142,3 +144,28 @@ def test_an_adapter_may_not_take_the_name_of_a_model(tmp_path: Path) -> None:
     assert list(catalogue.documents) == ["other"]
     (refusal,) = catalogue.refusals
     assert refusal.problem == "spec.vllm.loras.0.name: other is the name of another model"
+
+
+def test_a_path_may_lie_beside_its_document(tmp_path: Path) -> None:
+    (tmp_path / "shapes.yaml").write_text(
+        """
+        apiVersion: aiia.dev/v1
+        kind: Model
+        metadata: {name: shapes}
+        spec:
+          task: image
+          engine: diffusers
+          source: {path: ./shapes}
+          diffusers: {loras: [{name: style, source: {path: ./style.safetensors}}, {name: far, source: {path: /far}}]}
+        """
+    )
+    spec = load_catalogue([tmp_path]).documents["shapes"].spec
+    assert spec.source.path == str(tmp_path / "shapes")
+    assert spec.diffusers is not None
+    assert [lora.source.path for lora in spec.diffusers.loras] == [str(tmp_path / "style.safetensors"), "/far"]
+
+
+def test_a_part_of_an_image_model_has_a_name_of_its_own() -> None:
+    part = {"name": "style", "source": {"path": "/style"}}
+    with pytest.raises(ValidationError, match="a name stands here twice"):
+        DiffusersOptions.model_validate({"loras": [part, part]})

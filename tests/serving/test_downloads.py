@@ -173,6 +173,25 @@ def test_no_network(cache: Cache) -> None:
         (["consolidated.safetensors", "params.json"], ["consolidated.safetensors", "params.json"]),
         (["1_Pooling/config.json", "modules.json", ".gitattributes"], ["1_Pooling/config.json", "modules.json"]),
         (["original/params.json", "metal/model.bin"], []),
+        (
+            [
+                "model_index.json",
+                "sd_xl_base_1.0.safetensors",
+                "unet/config.json",
+                "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+                "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+                "vae/diffusion_pytorch_model.fp16.safetensors",
+                "safety_checker/model.safetensors",
+                "tokenizer/merges.txt",
+            ],
+            [
+                "model_index.json",
+                "tokenizer/merges.txt",
+                "unet/config.json",
+                "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+                "vae/diffusion_pytorch_model.fp16.safetensors",
+            ],
+        ),
     ],
 )
 def test_one_form_of_the_weights(names: list[str], kept: list[str]) -> None:

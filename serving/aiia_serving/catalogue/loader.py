@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -63,7 +64,7 @@ def load_catalogue(folders: Sequence[Path], before: Catalogue | None = None) -> 
             continue
         for part in parts:
             try:
-                document = ModelDocument.model_validate(part)
+                document = ModelDocument.model_validate(_with_places(part, file.parent))
             except ValidationError as error:
                 refusals.append(Refusal(file, describe(error)))
             else:
@@ -78,6 +79,20 @@ def load_catalogue(folders: Sequence[Path], before: Catalogue | None = None) -> 
             if place == refusal.file != places.get(name):
                 documents[name], places[name], outdated[name] = before.documents[name], place, refusal
     return Catalogue(documents, tuple(refusals), places, outdated)
+
+
+def _with_places(part: Any, folder: Path) -> Any:
+    """The document with each ``path`` that begins with ``./`` taken from ``folder``."""
+    if isinstance(part, list):
+        return [_with_places(item, folder) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        name: str(folder.absolute() / value)
+        if name == "path" and isinstance(value, str) and value.startswith("./")
+        else _with_places(value, folder)
+        for name, value in part.items()
+    }
 
 
 def _adapters_in_the_way(documents: dict[str, ModelDocument]) -> list[tuple[str, str]]:

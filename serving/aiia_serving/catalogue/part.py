@@ -9,7 +9,10 @@ from pydantic.alias_generators import to_camel
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="A repository on the Hugging Face hub")]
 Revision = Annotated[str, Field(pattern=r"^[\w./-]+$", description="Branch, tag or commit at the hub")]
-Folder = Annotated[str, Field(pattern=r"^/", description="A folder of the machine or volume")]
+Folder = Annotated[
+    str,
+    Field(pattern=r"^\.?/", description="A folder of the machine or volume; with ./ one beside the document's file"),
+]
 
 
 class Part(BaseModel):

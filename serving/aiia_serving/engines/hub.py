@@ -71,7 +71,27 @@ def wanted(names: Iterable[str]) -> list[str]:
         kept = [name for name in kept if name in sharded or not name.endswith(".safetensors")]
     if safetensors:
         kept = [name for name in kept if not name.endswith(_PICKLED)]
+    if "model_index.json" in kept:
+        kept = _of_pipeline(kept)
     return sorted(kept)
+
+
+def _of_pipeline(names: list[str]) -> list[str]:
+    """Of an image pipeline's files those of its parts: no file of all parts, no second precision, no censor."""
+
+    def is_plain(name: str) -> bool:
+        return Path(name).name.count(".") == 1
+
+    complete = {Path(name).parent for name in names if name.endswith(".safetensors") and is_plain(name)}
+    return [
+        name
+        for name in names
+        if not name.endswith(".safetensors")
+        or (
+            Path(name).parent.name not in ("", "safety_checker", "image_encoder")
+            and (is_plain(name) or Path(name).parent not in complete)
+        )
+    ]
 
 
 _PICKLED = (".bin", ".pt", ".pth")

@@ -117,8 +117,8 @@ class Stop:
 
 async def test_it_draws_what_plain_diffusers_draws(memory: Memory[Placed], model: Model) -> None:
     call = prepare(job(), model).calls[0]
-    batch = assemble(model, [call])
-    plain = batch.pipe(
+    pipe: Any = assemble(model, [call]).pipe
+    plain = pipe(
         prompt="a star", negative_prompt="", num_inference_steps=8, guidance_scale=7.5, width=SIDE, height=SIDE,
         generator=torch.Generator("cpu").manual_seed(3), output_type="np",
     ).images  # fmt: skip
@@ -332,7 +332,7 @@ async def test_previews_come_every_so_many_steps_and_cost_no_pixels(memory: Memo
 
 
 def test_the_projection_follows_any_linear_vae() -> None:
-    class Vae(torch.nn.Module):
+    class Vae(torch.nn.Module):  # type: ignore[misc]
         """Latents are averages of blocks, mixed: a linear projection can undo that exactly."""
 
         config = type("Config", (), {"scaling_factor": 0.5, "shift_factor": 0.1})
