@@ -230,6 +230,19 @@ def test_a_dead_replica_s_image_is_made_again_from_its_seed(
     assert (record["outcome"], record["steps"]) == ("complete", 2 * STEPS)
 
 
+def test_long_images_are_made_again_though_not_for_ever(replica: FakeUpstream, control: FakeControl) -> None:
+    with (
+        GatewayProcess(control.url, AIIA_GATEWAY_RETRY_S="0.2") as own,
+        openai.OpenAI(base_url=own.base_url, api_key=KEY, max_retries=0) as client,
+    ):
+        replica.control(fault="die", fault_after=3, fault_times=2, step_s=0.1)
+        assert client.images.generate(model="painter", prompt="a").data
+        replica.control(fault="die", fault_after=3, fault_times=-1, step_s=0.1)
+        with pytest.raises(openai.InternalServerError) as told:
+            client.images.generate(model="painter", prompt="a")
+        assert told.value.code == "image_failed"
+
+
 def test_a_failed_image_says_what_to_change(client: openai.OpenAI, replica: FakeUpstream) -> None:
     replica.control(nan_image=True)
     with pytest.raises(openai.UnprocessableEntityError) as told:

@@ -55,6 +55,10 @@ class Exchange:
         """Asks a ready model and answers the caller. Raises ``UpstreamLostError`` when another try is safe."""
         raise NotImplementedError
 
+    def _starts_over(self) -> bool:
+        """Whether the time for further tries begins anew, because the lost one had got somewhere."""
+        return False
+
     async def _report(self, status: Status) -> None:
         """Tells the caller what the request waits for, where its protocol has a way to."""
 
@@ -141,7 +145,7 @@ class Exchange:
                     return await self._attempt(model)
             except UpstreamLostError as lost:
                 now = time.monotonic()
-                if give_up_at is None:
+                if give_up_at is None or self._starts_over():
                     give_up_at = now + self._gateway.settings.gateway_retry_s
                 elif now >= give_up_at:
                     raise self._lost_for_good(model, lost) from lost

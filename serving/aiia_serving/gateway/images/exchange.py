@@ -24,6 +24,8 @@ from aiia_serving.images.problem import ImageProblem
 from aiia_serving.state import ModelState
 
 _CAPABILITIES_S = 10
+# How often an image may break off in the middle: one that kills every replica must come to an end.
+_MOST_BREAKS = 3
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class Images(Exchange):
         self._running_since: float | None = None
         self._spent_ms = 0.0
         self._partials = 0
+        self._began = False
+        self._breaks = 0
 
     async def _attempt(self, model: ModelState) -> None:
+        self._began = False
         job = await self._with_quality(model)
         opening = open_stream(self._gateway.client, model, "/images/jobs", job.model_dump(mode="json"), self._headers)
         stall_s = self._gateway.settings.gateway_stall_s
@@ -136,6 +141,7 @@ class Images(Exchange):
     async def _pass_on(self, event: dict[str, Any]) -> None:
         if event.get("type") == "step" and self._running_since is None:
             self._running_since = time.monotonic()
+            self._began = True
         if event.get("type") in ("preempted", "waiting"):
             self._stop_clock()
         if not self._request.stream:
@@ -186,6 +192,11 @@ class Images(Exchange):
             await self._to.end_pictures(self.usage)
         else:
             await self._to.pictures(self._request, pictures, self.usage, self._gateway.images)
+
+    def _starts_over(self) -> bool:
+        if self._began:
+            self._breaks += 1
+        return self._began and self._breaks <= _MOST_BREAKS
 
     def _stop_clock(self) -> None:
         if self._running_since is not None:
