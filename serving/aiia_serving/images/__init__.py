@@ -12,8 +12,8 @@ How the engine uses it::
     images = batch.run(callback)             # PIL images, in the order of the calls; blocks; one thread per batch
 
 - ``sources.load_model(...) -> Model``: ``.family`` (a ``Family``), ``.components`` (name to module, shared between all
-  calls), ``.pipe`` (the text-to-image pipeline over them), ``.loras``, ``.controls``, ``.upscalers`` (by name, loaded on
-  first use), ``.id``, ``.bytes()`` of its weights, ``.to(device)``, ``.device``, ``.dtype``, ``.capabilities()`` (the
+  calls), ``.pipe`` (the text-to-image pipeline over them), ``.loras``, ``.controls``, ``.upscalers`` (loaded on first
+  use), ``.id``, ``.bytes()`` of its weights, ``.to(device)``, ``.device``, ``.dtype``, ``.capabilities()`` (the
   dictionary that the route answers).
 - ``works.prepare(job, model) -> Ready``: ``.job`` (every None resolved, seed drawn) and ``.calls``, one per image.
 - ``works.Call``: ``.key`` (hashable: calls with equal keys can be one batch; None: alone), ``.steps`` (that will

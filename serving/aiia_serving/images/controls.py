@@ -1,0 +1,147 @@
+"""ControlNets of a model, and what makes their images from ordinary ones."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiia_serving.images.problem import ImageProblem
+from aiia_serving.images.weights import tensors
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from aiia_serving.images.families import Family
+
+
+class Controls:
+    """ControlNets by their name in the Model document, loaded on first use."""
+
+    def __init__(self, files: Mapping[str, Path], family: "Family") -> None:
+        self._files = dict(files)
+        self._class = family.control_class
+        self._loaded: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    @property
+    def loaded(self) -> list[Any]:
+        return list(self._loaded.values())
+
+    def check(self, name: str, param: str) -> None:
+        """Raises ImageProblem unless there is such a ControlNet and its file is whole."""
+        if name not in self._files:
+            known = ", ".join(self.names) or "none"
+            raise ImageProblem(
+                f"There is no ControlNet '{name}'. ControlNets here: {known}.", code="unknown_control", param=param
+            )
+        if name not in self._loaded:
+            for file in _weights(self._files[name]):
+                tensors(file)
+
+    def get(self, name: str, dtype: Any, device: Any) -> Any:
+        """The ControlNet's module. Raises ImageProblem if its files are no ControlNet of the family."""
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._load(name, dtype).to(device)
+            return self._loaded[name]
+
+    def drop(self) -> None:
+        """Forgets those that are loaded; the next use loads again."""
+        with self._lock:
+            self._loaded.clear()
+
+    def _load(self, name: str, dtype: Any) -> Any:
+        import diffusers
+
+        path = self._files[name]
+        kind = getattr(diffusers, self._class)
+        try:
+            if path.is_dir():
+                module = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+            else:
+                module = kind.from_single_file(str(path), torch_dtype=dtype)
+        except Exception as error:
+            raise ImageProblem(
+                f"The ControlNet '{name}' can't be used: it does not fit this model.",
+                code="broken_control",
+                param="control",
+                status=422,
+            ) from error
+        return module.eval()
+
+
+def _weights(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.safetensors"))
+    if not found:
+        raise ImageProblem(f"{path.name} holds no safetensors file.", code="bad_weights", status=422)
+    return found
+
+
+def _canny(image: "Image") -> "Image":
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    edges = cv2.Canny(np.asarray(image.convert("L")), 100, 200)
+    return Image.fromarray(edges).convert("RGB")
+
+
+def _softedge(image: "Image") -> "Image":
+    import numpy as np
+    from PIL import Image, ImageFilter, ImageOps
+
+    grey = np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(1)), dtype=np.float32)
+    down, right = np.gradient(grey)
+    strength = np.hypot(down, right)
+    return ImageOps.autocontrast(Image.fromarray(np.clip(strength, 0, 255).astype(np.uint8))).convert("RGB")
+
+
+def _scribble(image: "Image") -> "Image":
+    from PIL import ImageFilter
+
+    return _canny(image.filter(ImageFilter.GaussianBlur(2))).filter(ImageFilter.MaxFilter(3))
+
+
+def _grey(image: "Image") -> "Image":
+    return image.convert("L").convert("RGB")
+
+
+def _blur(image: "Image") -> "Image":
+    from PIL import ImageFilter
+
+    return image.filter(ImageFilter.GaussianBlur(6))
+
+
+def _invert(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    return ImageOps.invert(image)
+
+
+PREPROCESSORS: dict[str, Callable[["Image"], "Image"]] = {
+    "canny": _canny,
+    "softedge": _softedge,
+    "scribble": _scribble,
+    "grey": _grey,
+    "blur": _blur,
+    "invert": _invert,
+}
+
+
+def preprocess(image: "Image", name: str | None, param: str) -> "Image":
+    """The control image made from an RGB one; with None, as it is. Raises ImageProblem for a name not known."""
+    if name is None:
+        return image
+    if name not in PREPROCESSORS:
+        raise ImageProblem(
+            f"There is no preprocessor '{name}'. Preprocessors: {', '.join(PREPROCESSORS)}.",
+            code="unknown_preprocessor",
+            param=param,
+        )
+    return PREPROCESSORS[name](image)

@@ -1,0 +1,78 @@
+"""Files of weights, looked at before anything is loaded: safetensors alone, whole, and what is in them."""
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from aiia_serving.images.problem import ImageProblem
+
+MAX_HEADER = 100_000_000
+_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, by name. Reads its header only. Raises ImageProblem for any other file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if 8 + length <= size and length <= MAX_HEADER else b""
+    except OSError as error:
+        raise _bad(path, f"can't be read: {error.strerror}") from error
+    if not text.startswith(b"{"):
+        raise _bad(path, _what(path, start))
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        found = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        ends = [(*entry["data_offsets"], found[name]) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _bad(path, "has a damaged header") from error
+    if not found:
+        raise _bad(path, "holds no tensors")
+    _whole(path, size - 8 - length, ends)
+    return found
+
+
+def _whole(path: Path, size: int, ends: list[tuple[int, int, Tensor]]) -> None:
+    if max(end for _, end, _ in ends) > size:
+        raise _bad(path, "is torn: its end is missing; download it again")
+    for start, end, tensor in ends:
+        width = _BYTES.get(tensor.dtype)
+        if start < 0 or (width is not None and end - start != width * prod(tensor.shape)):
+            raise _bad(path, "has a damaged header")
+
+
+def _what(path: Path, start: bytes) -> str:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS; the file itself was not downloaded"
+    if head.startswith(b"PK") or head[:1] == b"\x80":
+        return "holds pickled data, which can run code when it is loaded; convert it to safetensors"
+    if head.lstrip()[:1] == b"<":
+        return "is a web page, not weights"
+    if head.startswith(b"GGUF"):
+        return "is a GGUF file; image models are loaded from safetensors"
+    if path.suffix == ".safetensors":
+        return "is torn or damaged: its header is not whole"
+    return "is no safetensors file"
+
+
+def _bad(path: Path, reason: str) -> ImageProblem:
+    return ImageProblem(f"{path.name} {reason}.", code="bad_weights", status=422)

@@ -1,0 +1,214 @@
+"""Tiny pipelines of each family, real classes with random weights, made in a second and saved as diffusers saves them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+WIDTH = 32
+# The latents are half the size of the image.
+SIZE = 32
+FAMILIES = ("sd15", "sdxl", "flux")
+
+
+def make(family: str, folder: Path, **network: Any) -> Path:
+    """Saves a pipeline of the family; ``network`` changes the configuration of its network."""
+    torch.manual_seed(0)
+    pipe = {"sd15": _sd15, "sdxl": _sdxl, "flux": _flux}[family](network)
+    # Networks begin with last layers near zero, which would make every prompt the same picture.
+    for name in ("unet", "transformer"):
+        if hasattr(pipe, name):
+            _stir(getattr(pipe, name))
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_control(family: str, folder: Path) -> Path:
+    """Saves a ControlNet for the tiny pipeline of the family."""
+    torch.manual_seed(1)
+    if family == "flux":
+        net: Any = FluxControlNetModel(**{**_FLUX, "num_layers": 1, "num_single_layers": 1})
+    else:
+        net = ControlNetModel.from_unet(
+            _unet(_SDXL if family == "sdxl" else {}), conditioning_embedding_out_channels=(16, 16)
+        )
+    _stir(net)
+    net.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_lora(family: str, path: Path, seed: int = 2, scale: float = 1.0) -> Path:
+    """Saves a LoRA for the attention of the family's network, with random weights."""
+    from peft import LoraConfig, get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    network = FluxTransformer2DModel(**_FLUX) if family == "flux" else _unet(_SDXL if family == "sdxl" else {})
+    network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    prefix = "transformer" if family == "flux" else "unet"
+    weights = {f"{prefix}.{name}": tensor * scale for name, tensor in get_peft_model_state_dict(network).items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    return path
+
+
+def _stir(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        if parameter.detach().abs().max() == 0:
+            torch.nn.init.normal_(parameter, std=0.05)
+
+
+def _sd15(network: dict[str, Any]) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=_vae(4),
+        text_encoder=CLIPTextModel(_clip()),
+        tokenizer=_clip_tokenizer(),
+        unet=_unet(network),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+_SDXL: dict[str, Any] = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+    "cross_attention_dim": 2 * WIDTH,
+    "use_linear_projection": True,
+    "transformer_layers_per_block": (1, 1),
+}
+
+
+def _sdxl(network: dict[str, Any]) -> StableDiffusionXLPipeline:
+    return StableDiffusionXLPipeline(
+        vae=_vae(4),
+        text_encoder=CLIPTextModel(_clip()),
+        text_encoder_2=CLIPTextModelWithProjection(_clip()),
+        tokenizer=_clip_tokenizer(),
+        tokenizer_2=_clip_tokenizer(),
+        unet=_unet({**_SDXL, **network}),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+        add_watermarker=False,
+    )
+
+
+_FLUX: dict[str, Any] = {
+    "patch_size": 1,
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": WIDTH,
+    "pooled_projection_dim": WIDTH,
+    "guidance_embeds": True,
+    "axes_dims_rope": (4, 4, 8),
+}
+
+
+def _flux(network: dict[str, Any]) -> FluxPipeline:
+    t5 = T5Config(
+        vocab_size=300, d_model=WIDTH, d_ff=37, d_kv=8, num_layers=2, num_heads=4, relative_attention_num_buckets=8
+    )
+    return FluxPipeline(
+        vae=_vae(4, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModel(_clip()),
+        tokenizer=_clip_tokenizer(),
+        text_encoder_2=T5EncoderModel(t5),
+        tokenizer_2=_t5_tokenizer(),
+        transformer=FluxTransformer2DModel(**{**_FLUX, **network}),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
+def _vae(channels: int, **more: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(WIDTH, 2 * WIDTH),
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        latent_channels=channels,
+        **more,
+    )
+
+
+def _unet(more: dict[str, Any]) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        **{
+            "block_out_channels": (WIDTH, 2 * WIDTH),
+            "layers_per_block": 1,
+            "sample_size": SIZE // 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "cross_attention_dim": WIDTH,
+            "attention_head_dim": 8,
+            **more,
+        }
+    )
+
+
+def _clip() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        bos_token_id=512,
+        eos_token_id=513,
+        pad_token_id=513,
+        hidden_size=WIDTH,
+        projection_dim=WIDTH,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=3,
+        vocab_size=514,
+    )
+
+
+def _clip_tokenizer() -> CLIPTokenizer:
+    """One token per letter."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*letters, *(f"{one}</w>" for one in letters)])}
+    vocabulary |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def _t5_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per letter."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((chr(code), -1.0) for code in range(32, 127))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def index(folder: Path) -> dict[str, Any]:
+    """What a pipeline's folder says of itself."""
+    found: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
+    return found
