@@ -1,12 +1,20 @@
 """The platform's configuration, read from the environment once (docs/developers/architecture.md lists it)."""
 
 import sys
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Price(BaseModel):
+    """What a million tokens of a model cost."""
+
+    prompt: Decimal = Decimal(0)
+    completion: Decimal = Decimal(0)
 
 
 class Config(BaseSettings):
@@ -33,6 +41,12 @@ class Config(BaseSettings):
     manager_url: str = "http://127.0.0.1:8001"
     #: Seconds for which a model may fail, again and again and without a token, before its answer fails.
     patience: float = 120.0
+    #: Prices by model, `*` for the others, as JSON: `{"qwen3-8b": {"prompt": 0.1, "completion": 0.4}}`.
+    prices: dict[str, Price] = {}
+    currency: str = "USD"
+    #: Whether titles, follow-up questions and tags are made after an answer, and by which model; empty: the answer's.
+    afterwards: bool = True
+    task_model: str = ""
     #: Generations that one worker runs at the same time.
     worker_concurrency: int = 100
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class ModelInfo:
     max_model_len: int | None
     exact_continuation: bool
     starts_on_demand: bool = True
+    #: Whether it reads pictures.
+    sees: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -59,10 +62,10 @@ class StreamBroken(Exception):
     """A stream ended without its `[DONE]`."""
 
 
-def _headers(user: object | None = None) -> dict[str, str]:
+def _headers(user: object | None = None, work: str = "interactive") -> dict[str, str]:
     headers = {"Authorization": f"Bearer {config().internal_token}", **tracing.headers()}
     if user is not None:
-        headers |= {"X-Aiia-User": str(user), "X-Aiia-Class": "interactive", "X-Aiia-Events": "1"}
+        headers |= {"X-Aiia-User": str(user), "X-Aiia-Class": work, "X-Aiia-Events": "1"}
     return headers
 
 
@@ -131,6 +134,7 @@ def model_info(entry: dict[str, Any]) -> ModelInfo:
         max_model_len=more.get("max_model_len"),
         exact_continuation=bool(more.get("exact_continuation")),
         starts_on_demand=bool(more.get("starts_on_demand", True)),
+        sees="vision" in (more.get("capabilities") or ()),
     )
 
 
@@ -157,7 +161,7 @@ class Gateway:
     async def close(self) -> None:
         await self._session.close()
 
-    async def count_tokens(self, model: str, messages: list[dict[str, str]]) -> int:
+    async def count_tokens(self, model: str, messages: list[dict[str, Any]]) -> int:
         """Tokens of a conversation, template included, by the model's own tokenizer. Raises like `stream`."""
         try:
             async with (
@@ -172,8 +176,18 @@ class Gateway:
         except (aiohttp.ClientError, OSError, KeyError, ValueError) as error:
             raise StreamBroken(str(error)) from error
 
+    async def complete(self, body: dict[str, Any], *, user: object, patience: float, work: str = "interactive") -> str:
+        """The whole text of a chat completion, of the class `work`. Raises like `stream`."""
+        text = ""
+        stream = self.stream("chat/completions", body, user=user, patience=patience, work=work)
+        async with aclosing(stream):
+            async for kind, data in stream:
+                if kind == "frame":
+                    text += "".join((c.get("delta") or {}).get("content") or "" for c in data.get("choices") or ())
+        return text
+
     async def stream(
-        self, path: str, body: dict[str, Any], *, user: object, patience: float
+        self, path: str, body: dict[str, Any], *, user: object, patience: float, work: str = "interactive"
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """Post to `/v1/{path}` and yield `(event, data)` per frame, event being `status` or `frame`, until `[DONE]`.
 
@@ -183,7 +197,7 @@ class Gateway:
         try:
             async with asyncio.timeout(patience) as until_headers:
                 async with self._session.post(
-                    f"{config().gateway_url}/{path}", json={**body, "stream": True}, headers=_headers(user)
+                    f"{config().gateway_url}/{path}", json={**body, "stream": True}, headers=_headers(user, work)
                 ) as response:
                     if response.status != 200:
                         raise _error(response, await response.read())

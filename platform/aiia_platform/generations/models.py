@@ -13,6 +13,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from procrastinate.exceptions import AlreadyEnqueued
 
+from aiia_platform.generations.prices import cost
 from aiia_platform.observability import tracing
 
 #: A worker that has not written for this long is taken for dead. It writes every second.
@@ -95,6 +96,8 @@ class Generation(models.Model):
     context_from = models.PositiveIntegerField(default=0)
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
+    #: By the prices that were configured when it ended; None without a price.
+    cost = models.DecimalField(max_digits=14, decimal_places=8, null=True)
     queued_at = models.DateTimeField(db_default=Now())
     first_token_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -124,10 +127,15 @@ class Generation(models.Model):
         return (self.finished_at - self.queued_at).total_seconds() if self.finished_at else None
 
     @classmethod
-    def start(cls, *, message: Any, user: Any, model: str) -> "Generation":
+    def start(cls, *, message: Any, user: Any, model: str, params: dict[str, Any] | None = None) -> "Generation":
         """Queue the making of `message`. Call inside the transaction that stores it."""
         generation = cls.objects.create(
-            message=message, user=user, model=model, status={"phase": "queued"}, trace=tracing.headers()
+            message=message,
+            user=user,
+            model=model,
+            params=params or {},
+            status={"phase": "queued"},
+            trace=tracing.headers(),
         )
         generation.enqueue()
         return generation
@@ -138,6 +146,25 @@ class Generation(models.Model):
 
         with suppress(AlreadyEnqueued), transaction.atomic():
             run_generation.configure(queueing_lock=str(self.id)).defer(generation_id=str(self.id))
+
+    def copied(self, message_id: uuid.UUID) -> "Generation":
+        """The same for a copy of its message: what was made once is neither made nor paid again."""
+        return Generation(
+            message_id=message_id,
+            user_id=self.user_id,
+            model=self.model,
+            params=self.params,
+            state=self.State.STOPPED if self.is_active else self.state,
+            error=self.error,
+            advice=self.advice,
+            finish_reason=self.finish_reason,
+            context_from=self.context_from,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            queued_at=self.queued_at,
+            first_token_at=self.first_token_at,
+            finished_at=self.finished_at or self.queued_at,
+        )
 
     # The user's verbs
 
@@ -157,13 +184,14 @@ class Generation(models.Model):
 
     @transaction.atomic
     def retry(self) -> None:
-        """Go on with one that failed or was stopped; the text so far is kept. Changes nothing otherwise.
+        """Go on with one that failed or was stopped; the text so far is kept. Changes nothing otherwise, nor where
+        a person has changed the text, which going on would void.
 
         Raises `ChatBusy` while another answer is being written in the chat.
         """
         rows = Generation.objects.select_related("message__chat").select_for_update(of=("self", "message__chat"))
         row = rows.get(pk=self.pk)
-        if row.state in (self.State.FAILED, self.State.STOPPED):
+        if row.state in (self.State.FAILED, self.State.STOPPED) and not row.message.edited_at:
             if Generation.objects.active().filter(message__chat=row.message.chat).exists():
                 raise ChatBusy
             row.state, row.status = self.State.QUEUED, {"phase": "queued"}
@@ -222,9 +250,16 @@ class Generation(models.Model):
     def finish(self, state: "Generation.State", status: dict[str, Any], error: str = "", advice: str = "") -> None:
         """End this attempt's work: text, tokens, timings and state in one transaction. Raises `Fenced`."""
         self._end(state, status, error, advice)
+        self.cost = cost(self.model, self.prompt_tokens, self.completion_tokens)
         self._write(
-            heartbeat_at=None, state=self.state, error=self.error, advice=self.advice, finished_at=self.finished_at
+            heartbeat_at=None,
+            state=self.state,
+            error=self.error,
+            advice=self.advice,
+            finished_at=self.finished_at,
+            cost=self.cost,
         )
+        type(self.message).objects.filter(pk=self.message.pk).index()
 
     @transaction.atomic
     def release(self) -> None:
@@ -253,3 +288,16 @@ class Generation(models.Model):
             raise Fenced
         message = self.message
         type(message).objects.filter(pk=message.pk).update(text=message.text, reasoning=message.reasoning)
+
+
+class Sent(models.Model):
+    """The messages that a model was sent for an answer, word for word. Pictures are named instead of repeated."""
+
+    generation = models.OneToOneField(Generation, on_delete=models.CASCADE, primary_key=True, related_name="sent")
+    messages = models.JSONField()
+    #: Tokens of them, and how many the model reads at most; None when nobody could count.
+    tokens = models.PositiveIntegerField(null=True)
+    limit = models.PositiveIntegerField(null=True)
+
+    def __str__(self) -> str:
+        return f"{len(self.messages)} messages"

@@ -20,7 +20,7 @@ from aiia_platform.db import in_db
 from aiia_platform.gateway import Gateway, GatewayError, ModelInfo, StreamBroken, fetch_models
 from aiia_platform.generations import context
 from aiia_platform.generations.live import Publisher
-from aiia_platform.generations.models import Fenced, Generation, StillRunning
+from aiia_platform.generations.models import Fenced, Generation, Sent, StillRunning
 from aiia_platform.observability import metrics, tracing
 from aiia_platform.observability.logs import request_id
 
@@ -243,11 +243,31 @@ class Attempt:
         models = await fetch_models(5)
         return next((model for model in models if model.id == self.generation.model), None)
 
-    async def _conversation(self, model: ModelInfo | None) -> list[dict[str, str]]:
-        turns = await in_db(context.turns, self.generation)
-        kept = await context.fit(self.gateway, self.generation.model, turns, model.max_model_len if model else None)
-        self.generation.context_from = kept[0].position
-        return [turn.as_message() for turn in kept]
+    async def _conversation(self, model: ModelInfo | None) -> list[dict[str, Any]]:
+        """What the model is sent, which is kept for whoever asks what that was."""
+        name, length = self.generation.model, model.max_model_len if model else None
+        found = await in_db(context.conversation, self.generation)
+        if model and not model.sees:
+            found = context.blind(found)
+        if found.policy.get("strategy") == "summary":
+            found = await context.shorten(self.gateway, name, found, length, self._ask_aside)
+        kept = await context.compose(self.gateway, name, found, length)
+        self.generation.context_from = next((turn.position for turn in kept if turn.position >= 0), 0)
+        await in_db(self._keep_sent, context.as_messages(kept, named=True), length)
+        return context.as_messages(kept)
+
+    def _keep_sent(self, messages: list[dict[str, Any]], length: int | None) -> None:
+        Sent.objects.update_or_create(generation=self.generation, defaults={"messages": messages, "limit": length})
+
+    async def _ask_aside(self, messages: list[dict[str, Any]]) -> str:
+        """The model's answer to something that is no part of the chat; nothing where it has none."""
+        self._set_status({"phase": "summarising"})
+        body = {"model": self.generation.model, "messages": messages, "max_tokens": 512, "temperature": 0.2}
+        try:
+            return await self.gateway.complete(body, user=self.generation.user_id, patience=config().patience)
+        except (GatewayError, StreamBroken) as error:
+            log.warning("generation %s: no summary: %s", self.generation.pk, type(error).__name__)
+            return ""
 
     def _tokens_left(self, model: ModelInfo | None) -> int:
         generation = self.generation
