@@ -11,7 +11,9 @@ from aiia_web import (
     errors,
     generations,
     models_page,
+    offline,
     people,
+    shortcuts,
     single_sign_on,
     styleguide,
 )
@@ -55,6 +57,9 @@ urlpatterns = [
     path("admin/roles/<int:role_id>/", people.role, name="admin-role"),
     path("admin/roles/<int:role_id>/remove/", people.remove_role, name="admin-remove-role"),
     path("admin/settings/", administration.settings, name="admin-settings"),
+    path("shortcuts/", shortcuts.show, name="shortcuts"),
+    path("offline/", offline.page, name="offline"),
+    path("offline.js", offline.script, name="offline-script"),
     path("styleguide/", styleguide.show, name="styleguide"),
 ]
 

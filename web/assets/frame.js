@@ -114,3 +114,21 @@ addEventListener("submit", ({ target }) => changed.delete(target));
 addEventListener("beforeunload", (event) => {
   if ([...changed].some((form) => form.isConnected)) event.preventDefault();
 });
+
+// The sheet of shortcuts opens where the reader is; its address is for pages without scripts.
+addEventListener("click", (event) => {
+  const keys = document.getElementById("keys");
+  if (!keys || event.ctrlKey || event.metaKey || !event.target.closest?.("[data-keys]")) return;
+  event.preventDefault();
+  keys.showModal();
+});
+
+function connection() {
+  const notice = document.getElementById("no-connection");
+  if (notice) notice.hidden = navigator.onLine;
+}
+addEventListener("online", connection);
+addEventListener("offline", connection);
+
+// A page that cannot be reached is answered by one of ours. Not before this one is there.
+addEventListener("load", () => navigator.serviceWorker?.register("/offline.js").catch(() => {}));
