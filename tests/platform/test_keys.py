@@ -9,7 +9,11 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from aiia_platform.accounts.models import ApiKey, Role, Scope, User
+from aiia_platform.accounts.models import ApiKey, Role, Scope, User, UserSettings
+from aiia_platform.chats.models import Chat
+from aiia_platform.db import in_db
+from aiia_platform.generations.models import Generation
+from aiia_platform.generations.runner import Runner
 from aiia_platform.options.models import StoredOption
 from aiia_platform.usage.models import UsageRecord
 from aiia_platform.usage.quotas import exceeded
@@ -106,3 +110,32 @@ def test_the_gateway_is_told_that_a_share_is_used_up(user: User) -> None:
     answer = verify(ApiKey.create(user, "laptop")[1]).json()
     assert answer["refusal"]["status"] == 429
     assert answer["refusal"]["retry_after"] > 0
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_answer_says_that_the_share_is_used_up(redis_server: object) -> None:
+    def prepare() -> Generation:
+        user = User.objects.create_user("ada", daily_tokens=50)
+        use(user, tokens=50)
+        return Chat.send(user=user, chat_id=uuid.uuid4(), message_id=uuid.uuid4(), text="Hello", model="m")
+
+    generation = await in_db(prepare)
+    runner = Runner(1)
+    await runner.run(generation.pk)
+    await runner.close()
+    await in_db(generation.refresh_from_db)
+    assert generation.state == "failed"
+    assert generation.error == "You have used your 50 tokens of today. There are more at 0:00 UTC."
+
+
+def test_a_new_chat_begins_with_what_its_user_prefers(user: User) -> None:
+    UserSettings.objects.create(user=user, llm_preferences={"model": "m", "system_prompt": "Brief", "temperature": 0.1})
+
+    def send(**more: Any) -> Chat:
+        chat_id, message_id = uuid.uuid4(), uuid.uuid4()
+        sent = Chat.send(user=user, chat_id=chat_id, message_id=message_id, text="Hello", model="m", **more)
+        return sent.message.chat
+
+    chat = send()
+    assert (chat.system_prompt, chat.params) == ("Brief", {"temperature": 0.1})
+    assert send(settings={"system_prompt": "Long"}).system_prompt == "Long"

@@ -128,6 +128,7 @@ def test_what_new_chats_begin_with_is_kept(page: Client, user: User) -> None:
         "max_tokens": 100,
     }
     assert "Be brief" in page.get("/settings/").content.decode()
+    assert re.search(r'value="smollm2-135m"[^>]* selected', page.get("/").content.decode())
     assert page.post("/settings/models/", {"temperature": "9"}).status_code == 422
     assert page.post("/settings/models/", {"model": "unknown"}).status_code == 422
 

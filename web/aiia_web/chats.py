@@ -11,7 +11,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from aiia_platform.chats.models import Chat
+from aiia_platform.chats.models import Chat, Draft, Message
+from aiia_platform.chats.tree import END, Window
 from aiia_platform.generations.models import ChatBusy, Generation
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.catalogue import Picker
@@ -22,23 +23,57 @@ PER_PAGE = 50
 
 def _page(request: SignedInRequest, chat: Chat | None, *, status: int = 200, **context: Any) -> HttpResponse:
     """The chat page: what was said, and the composer with ids for the next message."""
-    # The ids of what was read and written are long and no page shows them.
-    turns = (
-        list(chat.messages.select_related("generation").defer("generation__prompt_ids", "generation__output_ids"))
-        if chat
-        else []
-    )
+    window = _window(request, chat) if chat else None
+    turns = window.messages if window else []
     last = getattr(turns[-1], "generation", None) if turns else None
-    wanted = context.get("model") or (last or Generation.objects.filter(user=request.user).order_by("queued_at").last())
+    preferred = "" if chat else request.user.choices.llm_preferences.get("model", "")
+    wanted = (
+        context.get("model")
+        or last
+        or preferred
+        or Generation.objects.filter(user=request.user).order_by("queued_at").last()
+    )
+    draft = None
+    if "text" not in context:
+        draft = Draft.objects.filter(pk=chat.pk, user=request.user).first() if chat else Draft.unsent(request.user)
     page = {
         "chat": chat,
-        "chat_id": chat.id if chat else uuid4(),
+        "chat_id": chat.id if chat else draft.pk if draft else uuid4(),
         "turns": turns,
-        "running": last if last and last.is_active else None,
+        "window": window,
+        "beside": _beside(window) if window else [],
+        "after": window.leaf if window else None,
+        "text": draft.text if draft else "",
+        "temporary": not chat and "temporary" in request.GET,
+        "running": any(_is_running(turn) for turn in turns),
         "picker": Picker(wanted if isinstance(wanted, str) else wanted.model if wanted else ""),
         "message_id": uuid4(),
     }
     return render(request, "chats/chat.html", page | context, status=status)
+
+
+def _window(request: SignedInRequest, chat: Chat) -> Window:
+    """The part of a chat that the address asks for: `branch`, a message that it goes through, `upto`, a position."""
+    try:
+        through = UUID(request.GET["branch"]) if request.GET.get("branch") else None
+        upto = min(END, int(request.GET.get("upto", END)))
+        return chat.window(through, upto=upto)
+    except (ValueError, Chat.DoesNotExist) as error:
+        raise Http404 from error
+
+
+def _beside(window: Window) -> list[Message]:
+    """Several answers to the last question, of which none was chosen yet."""
+    last = window.messages[-1] if window.messages else None
+    if last is None or not last.is_beside or window.has_newer:
+        return []
+    found = Message.objects.filter(pk__in=last.siblings, is_beside=True, deleted_at=None).select_related("generation")
+    return list(found.defer("search", "generation__prompt_ids", "generation__output_ids").order_by("created_at"))
+
+
+def _is_running(message: Message) -> bool:
+    generation: Generation | None = getattr(message, "generation", None)
+    return bool(generation and generation.is_active)
 
 
 @signed_in
@@ -59,8 +94,13 @@ def show(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
 @require_safe
 def index(request: SignedInRequest) -> HttpResponse:
     """All chats, page by page."""
-    page = Paginator(Chat.objects.of(request.user), PER_PAGE).get_page(request.GET.get("page"))
-    return render(request, "chats/index.html", {"page": page})
+    show = request.GET.get("show", "")
+    chats = {
+        "archived": Chat.objects.of(request.user).filter(archived_at__isnull=False),
+        "deleted": Chat.objects.trashed(request.user),
+    }.get(show, Chat.objects.listed(request.user))
+    page = Paginator(chats, PER_PAGE).get_page(request.GET.get("page"))
+    return render(request, "chats/index.html", {"page": page, "show": show})
 
 
 @signed_in
@@ -70,10 +110,20 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     text, model = request.POST.get("text", ""), request.POST.get("model", "")
     try:
         message_id = UUID(request.POST.get("message_id", ""))
+        # What its sender has seen last: where the chat went on meanwhile, this begins a branch.
+        after = UUID(request.POST["after"]) if request.POST.get("after") else None
     except ValueError as error:
         raise BadRequest from error
     try:
-        generation = Chat.send(user=request.user, chat_id=chat_id, message_id=message_id, text=text, model=model)
+        generation = Chat.send(
+            user=request.user,
+            chat_id=chat_id,
+            message_id=message_id,
+            text=text,
+            model=model,
+            after=after,
+            temporary="temporary" in request.POST,
+        )
     except Chat.DoesNotExist as error:
         raise Http404 from error
     except ValidationError as error:
@@ -84,7 +134,13 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     if not is_fragment(request):
         return redirect(f"{reverse('chat', args=[chat_id])}#end")
     answer = generation.message
-    context = {"chat": chat, "question": answer.parent, "answer": answer, "message_id": uuid4()}
+    context = {
+        "chat": chat,
+        "question": Message.objects.get(pk=answer.parent_id),
+        "answer": answer,
+        "message_id": uuid4(),
+        "after": answer.pk,
+    }
     response = render(request, "chats/sent.html", context)
     response["HX-Push-Url"] = reverse("chat", args=[chat_id])
     return response
@@ -98,7 +154,7 @@ def _refuse(request: SignedInRequest, chat_id: UUID, status: int, error: str) ->
         response["HX-Reswap"] = "textContent"
         return response
     chat = Chat.objects.of(request.user).filter(pk=chat_id).first()
-    kept = {name: request.POST.get(name, "") for name in ("text", "message_id", "model")}
+    kept = {name: request.POST.get(name, "") for name in ("text", "message_id", "model", "after")}
     return _page(request, chat, status=status, error=error, chat_id=chat_id, **kept)
 
 
@@ -107,7 +163,8 @@ def delete(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     """Ask, then delete."""
     chat = get_object_or_404(Chat.objects.of(request.user), pk=chat_id)
     if request.method == "POST":
-        chat.delete()
-        messages.success(request, f"Deleted “{chat.title}”")
+        chat.trash()
+        # The toast has the button that brings it back.
+        messages.success(request, f"Deleted “{chat.title}”", extra_tags=f"undo:{chat.pk}")
         return redirect("new-chat")
     return render(request, "chats/delete_dialog.html" if is_fragment(request) else "chats/delete.html", {"chat": chat})

@@ -199,6 +199,14 @@ class UserSettings(models.Model):
     def __str__(self) -> str:
         return f"settings of {self.user}"
 
+    @property
+    def for_new_chats(self) -> dict[str, Any]:
+        """What a new chat begins with, as `Chat.send` takes it."""
+        chosen = dict(self.llm_preferences)
+        chosen.pop("model", None)
+        system_prompt = chosen.pop("system_prompt", "")
+        return {"system_prompt": system_prompt, "params": chosen} if system_prompt or chosen else {}
+
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def active(self) -> Self:

@@ -143,7 +143,8 @@ class Chat(models.Model):
         overrides = clean_params(params or {})
         with transaction.atomic():
             defaults = {"user": user, "title": _title(text or "Files"), "is_temporary": temporary}
-            cls.objects.get_or_create(id=chat_id, defaults=defaults | _settings(settings or {}))
+            own = user.choices.for_new_chats | dict(settings or {})
+            cls.objects.get_or_create(id=chat_id, defaults=defaults | _settings(own))
             chat = cls.objects.of(user).select_for_update().get(id=chat_id)
             known = Message.objects.filter(id=message_id).first()
             if known:

@@ -23,6 +23,7 @@ from aiia_platform.generations.live import Publisher
 from aiia_platform.generations.models import Fenced, Generation, Sent, StillRunning
 from aiia_platform.observability import metrics, tracing
 from aiia_platform.observability.logs import request_id
+from aiia_platform.usage.quotas import exceeded_by
 
 log = logging.getLogger(__name__)
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
@@ -173,6 +174,10 @@ class Attempt:
     # Reading the model
 
     async def _work(self) -> Outcome:
+        if not self._tokens and (refusal := await in_db(exceeded_by, self.generation.user_id)):
+            return Outcome(
+                Generation.State.FAILED, refusal.detail, "Retry then, or ask an administrator for a larger share."
+            )
         delay, started = BACK_OFF, time.monotonic()
         failing_since: float | None = None
         while not self.generation.finish_reason:

@@ -38,6 +38,11 @@ def exceeded(user: User, now: datetime | None = None) -> Problem | None:
     return None
 
 
+def exceeded_by(user_id: int) -> Problem | None:
+    """`exceeded` of a user by number."""
+    return exceeded(User.objects.select_related("role").get(pk=user_id))
+
+
 def _seconds_left(now: datetime) -> int:
     tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return max(1, int((tomorrow - now).total_seconds()))
