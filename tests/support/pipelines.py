@@ -1,6 +1,5 @@
-"""Tiny pipelines of each family, real classes with random weights, made in a second and saved as diffusers saves them."""
+"""Tiny pipelines of each family, real classes with random weights, saved as diffusers saves them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -203,12 +202,7 @@ def _t5_tokenizer() -> PreTrainedTokenizerFast:
     """One token per letter."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((chr(code), -1.0) for code in range(32, 127))]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )
-
-
-def index(folder: Path) -> dict[str, Any]:
-    """What a pipeline's folder says of itself."""
-    found: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
-    return found

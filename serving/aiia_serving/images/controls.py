@@ -46,7 +46,7 @@ class Controls:
         """The ControlNet's module. Raises ImageProblem if its files are no ControlNet of the family."""
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = self._load(name, dtype).to(device)
+                self._loaded[name] = self._load(name, dtype, device)
             return self._loaded[name]
 
     def drop(self) -> None:
@@ -54,7 +54,7 @@ class Controls:
         with self._lock:
             self._loaded.clear()
 
-    def _load(self, name: str, dtype: Any) -> Any:
+    def _load(self, name: str, dtype: Any, device: Any) -> Any:
         import diffusers
 
         path = self._files[name]
@@ -64,6 +64,8 @@ class Controls:
                 module = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
             else:
                 module = kind.from_single_file(str(path), torch_dtype=dtype)
+            # Fails if the files had not all of its weights.
+            return module.eval().requires_grad_(False).to(device)
         except Exception as error:
             raise ImageProblem(
                 f"The ControlNet '{name}' can't be used: it does not fit this model.",
@@ -71,7 +73,6 @@ class Controls:
                 param="control",
                 status=422,
             ) from error
-        return module.eval()
 
 
 def _weights(path: Path) -> list[Path]:

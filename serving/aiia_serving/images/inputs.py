@@ -76,22 +76,28 @@ def _decoded(data: bytes, param: str) -> "Image":
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = picture.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                raise ImageProblem(
-                    f"The image has {width} x {height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are taken.",
-                    code="image_too_large",
-                    param=param,
-                )
+                raise _too_many_pixels(param)
             if getattr(picture, "n_frames", 1) > 1:
                 raise ImageProblem("The image moves; send a single picture.", code="invalid_image", param=param)
             picture.load()
     except ImageProblem:
         raise
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(param) from None
     except Exception as error:
         # Whatever a decoder trips over in hostile bytes.
         raise ImageProblem(
             "The image can't be read: it is damaged, or no PNG, JPEG or WebP.", code="invalid_image", param=param
         ) from error
     return picture
+
+
+def _too_many_pixels(param: str) -> ImageProblem:
+    return ImageProblem(
+        f"The image has too many pixels; at most {MAX_PIXELS / 1e6:.0f} million are taken, {MAX_SIDE} a side.",
+        code="image_too_large",
+        param=param,
+    )
 
 
 def _upright(picture: "Image") -> "Image":

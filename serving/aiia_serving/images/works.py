@@ -393,11 +393,15 @@ def _control_arguments(job: Job) -> dict[str, Any]:
     def each(values: list[float]) -> Any:
         return values[0] if len(values) == 1 else values
 
-    return {
+    arguments = {
         "controlnet_conditioning_scale": each([float(control.weight) for control in job.control]),
         "control_guidance_start": each([float(control.start) for control in job.control]),
         "control_guidance_end": each([float(control.end) for control in job.control]),
     }
+    if len(job.control) > 1:
+        # FLUX's count the ControlNets by their modes.
+        arguments["control_mode"] = [None] * len(job.control)
+    return arguments
 
 
 def _upscaling(job: Job, model: Model) -> Ready:

@@ -1,0 +1,229 @@
+"""What is loaded as a model or upscaler, and what is refused with which reason."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from aiia_serving.images.families import families, family_of
+from aiia_serving.images.job import Job
+from aiia_serving.images.problem import ImageProblem
+from aiia_serving.images.sources import load_model, recognise
+from aiia_serving.images.upscale import MARGIN, TILE, Upscalers
+from aiia_serving.images.works import assemble, prepare
+from tests.support import pipelines
+from tests.support.pictures import encoded, scene
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return pipelines.make("sd15", tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def reason(path: Path) -> str:
+    with pytest.raises(ImageProblem) as refused:
+        load_model(path)
+    assert refused.value.status == 422
+    return str(refused.value)
+
+
+def weights(folder: Path) -> Path:
+    return next((folder / "unet").glob("*.safetensors"))
+
+
+def test_each_familys_classes_exist() -> None:
+    import diffusers
+
+    for family in families().values():
+        for name in [*family.classes.values(), *family.control_classes.values(), *family.also, family.control_class]:
+            assert hasattr(diffusers, name)
+        for scheduler in family.schedulers.values():
+            assert scheduler.class_name is None or hasattr(diffusers, scheduler.class_name)
+        assert family_of(family.classes["edit"]) == family
+
+
+def test_a_folder_is_recognised_and_loaded(tiny: Path) -> None:
+    assert recognise(tiny).name == "sd15"
+    model = load_model(tiny, limits={"max_steps": 9}, defaults={"steps": 3, "strength": {"edit": 0.9}})
+    known = model.capabilities()
+    assert known["limits"]["max_steps"] == 9
+    assert known["defaults"]["steps"] == 3
+    assert known["defaults"]["strength"] == {"edit": 0.9, "inpaint": 1.0, "outpaint": 1.0, "variation": 0.7}
+    assert (known["defaults"]["width"], known["sizes"]) == (32, ["32x32"])
+    assert json.loads(json.dumps(known)) == known
+    assert model.bytes() > 1_000_000
+
+
+def test_another_vae_is_taken(tiny: Path) -> None:
+    torch.manual_seed(9)
+    other = load_model(tiny)
+    vae = other.components["vae"]
+    with torch.no_grad():
+        vae.decoder.conv_out.bias += 0.5
+    vae.save_pretrained(tiny.parent / "vae")
+    job = Job.parse({"work": "generate", "steps": 2, "seed": 1})
+    made = [load_model(tiny, vae=one) for one in (None, tiny.parent / "vae")]
+    images = [assemble(model, prepare(job, model).calls).run()[0] for model in made]
+    assert images[0].tobytes() != images[1].tobytes()
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    file = weights(folder)
+    file.rename(file.with_suffix(".bin"))
+    assert "pickled" in reason(folder)
+
+
+def test_a_pickle_by_the_name_of_safetensors_is_refused(folder: Path) -> None:
+    weights(folder).write_bytes(pickle.dumps({"a": 1}))
+    assert "pickled" in reason(folder)
+    torch.save({"a": torch.zeros(1)}, weights(folder))
+    assert "pickled" in reason(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 2000, -1])
+def test_torn_weights_are_refused(folder: Path, keep: int) -> None:
+    file = weights(folder)
+    file.write_bytes(file.read_bytes()[:keep])
+    assert any(word in reason(folder) for word in ("torn", "empty"))
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "LFS"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"GGUF\x03\0\0\0" + bytes(50), "GGUF"),
+        (b"\x10\0\0\0\0\0\0\0{'not': json }  ", "header"),
+        (b"\x02\0\0\0\0\0\0\0{}", "no tensors"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{", "torn"),
+    ],
+)
+def test_what_are_no_weights_is_refused_with_what_it_is(folder: Path, content: bytes, word: str) -> None:
+    weights(folder).write_bytes(content)
+    assert word in reason(folder)
+
+
+def test_a_folder_that_lacks_a_part_is_refused(folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
+    assert "vae" in reason(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    save_file({"conv_in.weight": torch.zeros(1, 1)}, weights(folder))
+    assert "can't be loaded" in reason(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"_class_name": "WuerstchenPipeline"}, "WuerstchenPipeline"),
+        ({"_class_name": ["own", "Pipeline"]}, "no family"),
+        ({"unet": ["my_code", "UNet"]}, "my_code"),
+    ],
+)
+def test_pipelines_that_are_not_known_and_code_of_their_own_are_refused(
+    folder: Path, change: dict[str, object], word: str
+) -> None:
+    file = folder / "model_index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert word in reason(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}'])
+def test_a_damaged_index_is_refused(folder: Path, text: str) -> None:
+    (folder / "model_index.json").write_text(text)
+    assert "model_index.json" in reason(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "family"),
+    [
+        (["model.diffusion_model.input_blocks.0.0.weight"], "sd15"),
+        (
+            [
+                "model.diffusion_model.input_blocks.0.0.weight",
+                "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias",
+            ],
+            "sdxl",
+        ),
+        (["double_blocks.0.img_attn.norm.key_norm.scale"], "flux"),
+        (["model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale"], "flux"),
+    ],
+)
+def test_a_single_file_is_recognised_by_its_keys(tmp_path: Path, keys: list[str], family: str) -> None:
+    save_file({key: torch.zeros(1) for key in keys}, tmp_path / "one.safetensors")
+    assert recognise(tmp_path / "one.safetensors").name == family
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("unet.down.lora_A.weight", "LoRA"),
+        ("control_model.time_embed.0.weight", "ControlNet"),
+        ("joint_blocks.0.context_block.adaLN_modulation.1.bias", "Stable Diffusion 3"),
+        ("anything", "no family"),
+    ],
+)
+def test_a_single_file_of_something_else_is_named(tmp_path: Path, key: str, word: str) -> None:
+    save_file({key: torch.zeros(1)}, tmp_path / "one.safetensors")
+    assert word in reason(tmp_path / "one.safetensors")
+
+
+def _esrgan(path: Path) -> Path:
+    """An upscaler of a known kind, twice as large, with random weights."""
+    from aiia_serving.images.upscale import _torchvision
+
+    with _torchvision():
+        from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    torch.manual_seed(4)
+    net = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2)
+    save_file(net.state_dict(), path)
+    return path
+
+
+def test_an_upscaler_is_loaded_and_its_tiles_show_no_seams(tmp_path: Path) -> None:
+    upscalers = Upscalers({"compact": _esrgan(tmp_path / "compact.safetensors")})
+    image = scene(TILE + 40, 60)
+    tiles: list[tuple[int, int]] = []
+    whole = upscalers.run("compact", image, (image.width * 2, 120), "cpu", lambda *tile: tiles.append(tile))
+    assert tiles == [(0, 2), (1, 2)]
+    assert whole.size == (2 * (TILE + 40), 120)
+    # A part of the image around the seam, computed at once.
+    part = image.crop((TILE - 60, 0, TILE + 40, 60))
+    alone = upscalers.run("compact", part, (200, 120), "cpu", lambda *_: None)
+    near = (120 - 2 * MARGIN, 0, 120 + 2 * MARGIN, 120)
+    seam = whole.crop((2 * (TILE - 60), 0, 2 * (TILE + 40), 120))
+    assert np.abs(np.asarray(seam.crop(near), int) - np.asarray(alone.crop(near), int)).max() <= 1
+
+
+def test_upscaling_is_a_work_of_every_model(tiny: Path, tmp_path: Path) -> None:
+    model = load_model(tiny, upscalers={"compact": _esrgan(tmp_path / "compact.safetensors")})
+    for name, scale, size in [(None, None, (80, 72)), ("lanczos", 3.0, (120, 108)), ("compact", 1.5, (60, 54))]:
+        ready = prepare(
+            Job.parse({"work": "upscale", "images": [encoded(scene())], "upscaler": name, "scale": scale}), model
+        )
+        (image,) = assemble(model, ready.calls).run()
+        assert (image.size, ready.job.upscaler) == (size, name or "compact")
+
+
+def test_what_is_no_upscaler_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "none.safetensors")
+    with pytest.raises(ImageProblem) as refused:
+        Upscalers({"none": tmp_path / "none.safetensors"}).run("none", Image.new("RGB", (8, 8)), (16, 16), "cpu", print)
+    assert refused.value.code == "broken_upscaler"
