@@ -18,6 +18,7 @@ from aiia_serving.images.sources import load_model, recognise
 from aiia_serving.images.upscale import MARGIN, TILE, Upscalers
 from aiia_serving.images.works import assemble, prepare
 from tests.support import pipelines
+from tests.support.original import single_file
 from tests.support.pictures import encoded, scene
 
 pytestmark = pytest.mark.serving
@@ -168,6 +169,16 @@ def test_a_damaged_index_is_refused(folder: Path, text: str) -> None:
 def test_a_single_file_is_recognised_by_its_keys(tmp_path: Path, keys: list[str], family: str) -> None:
     save_file({key: torch.zeros(1) for key in keys}, tmp_path / "one.safetensors")
     assert recognise(tmp_path / "one.safetensors").name == family
+
+
+def test_a_single_file_draws_what_its_folder_draws(tiny: Path, tmp_path: Path) -> None:
+    file = single_file(tiny, tmp_path / "one.safetensors")
+    job = Job.parse({"work": "generate", "prompt": "a star", "steps": 3, "seed": 1})
+    images = [
+        assemble(model, prepare(job, model).calls).run()[0]
+        for model in (load_model(tiny), load_model(file, config=tiny))
+    ]
+    assert images[0].tobytes() == images[1].tobytes()
 
 
 @pytest.mark.parametrize(
