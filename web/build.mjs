@@ -1,6 +1,6 @@
 // Builds aiia_web/static/dist: one stylesheet, one script, one sprite. `--watch` rebuilds on change.
 import { execFile } from "node:child_process";
-import { mkdir, readFile, rm, watch, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, rm, watch, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -40,9 +40,16 @@ async function sprite() {
   await writeFile(join(out, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
 }
 
+/** Of exported documents; no page loads them. */
+async function fonts() {
+  const folder = join(root, "node_modules/dejavu-fonts-ttf/ttf");
+  const files = ["DejaVuSans.ttf", "DejaVuSans-Bold.ttf"];
+  await Promise.all(files.map((file) => copyFile(join(folder, file), join(out, file))));
+}
+
 async function build() {
   await mkdir(out, { recursive: true });
-  await Promise.all([styles(), scripts(), sprite()]);
+  await Promise.all([styles(), scripts(), sprite(), fonts()]);
 }
 
 await rm(out, { recursive: true, force: true });
