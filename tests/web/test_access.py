@@ -64,7 +64,13 @@ def addresses(user: User) -> dict[str, str]:
     passkey = Authenticator.objects.create(user=user, type=Authenticator.Type.WEBAUTHN, data={"name": "laptop"})
     role = Role.objects.create(name="Heavy")
     person = f"/admin/users/{user.pk}/"
+    message = f"/messages/{generation.message_id}/"
+    on_chats = ("archive", "draft", "duplicate", "edit", "pin", "restore", "stop")
+    on_messages = ("again", "choose", "delete", "edit", "fork", "restore", "sent")
     return {
+        **{f"chat-{verb}": f"{chat}{verb}/" for verb in on_chats},
+        "chat-export": f"{chat}export.md",
+        **{f"message-{verb}": f"{message}{verb}/" for verb in on_messages},
         "admin-approve": f"{person}approve/",
         "admin-close": f"{person}close/",
         "admin-password": f"{person}password/",

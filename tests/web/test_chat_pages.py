@@ -134,8 +134,8 @@ def test_deleting_asks_first_and_names_the_chat(page: Client, fragment: Client, 
     dialog = fragment.get(f"/chats/{chat.id}/delete/").content.decode()
     assert dialog.startswith("<dialog")
     assert page.post(f"/chats/{chat.id}/delete/")["Location"] == "/"
-    assert not Chat.objects.exists()
     assert "Deleted “Question 0”" in page.get("/").content.decode()
+    assert page.get(f"/chats/{chat.id}/").status_code == 404
 
 
 def test_the_sidebar_marks_the_open_chat_and_those_that_answer(page: Client, make_chat: MakeChat) -> None:
@@ -169,11 +169,11 @@ def test_a_page_costs_the_same_queries_whatever_it_shows(
     for _ in range(count):
         make_chat()
     page.get("/")
-    # Session and user; the chats of the sidebar; the chat, its messages.
-    with django_assert_num_queries(5):
+    # Session and user; the chats of the sidebar; the chat, its messages, their files and siblings, the draft.
+    with django_assert_num_queries(8):
         page.get(f"/chats/{chat.id}/")
     # And the last answer's model instead of the chat.
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         page.get("/")
     # Keys, and what was used today.
     with django_assert_num_queries(5):

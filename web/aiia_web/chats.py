@@ -136,7 +136,7 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     answer = generation.message
     context = {
         "chat": chat,
-        "question": Message.objects.get(pk=answer.parent_id),
+        "question": Message.objects.get(children=answer),
         "answer": answer,
         "message_id": uuid4(),
         "after": answer.pk,

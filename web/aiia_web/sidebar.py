@@ -29,11 +29,15 @@ class Sidebar:
     """The newest chats of a user."""
 
     def __init__(self, user: User) -> None:
-        found = list(Chat.objects.of(user).with_activity()[: SHOWN + 1])
+        found = list(Chat.objects.listed(user).with_activity().order_by("-is_pinned", "-updated_at")[: SHOWN + 1])
         self.chats, self.has_more = found[:SHOWN], len(found) > SHOWN
 
     def groups(self) -> Iterator[tuple[str, list[Chat]]]:
         """The chats under their headings."""
         today = timezone.localdate()
-        for heading, chats in groupby(self.chats, lambda chat: period(timezone.localdate(chat.updated_at), today)):
+
+        def heading_of(chat: Chat) -> str:
+            return "Pinned" if chat.is_pinned else period(timezone.localdate(chat.updated_at), today)
+
+        for heading, chats in groupby(self.chats, heading_of):
             yield heading, list(chats)

@@ -28,6 +28,7 @@ urlpatterns = [
     path("chats/<uuid:chat_id>/", chats.show, name="chat"),
     path("chats/<uuid:chat_id>/messages/", chats.send, name="chat-send"),
     path("chats/<uuid:chat_id>/delete/", chats.delete, name="chat-delete"),
+    path("", include("aiia_web.chat_urls")),
     path("generations/<uuid:generation_id>/events/", generations.events, name="generation-events"),
     path("generations/<uuid:generation_id>/stop/", generations.stop, name="generation-stop"),
     path("generations/<uuid:generation_id>/retry/", generations.retry, name="generation-retry"),

@@ -21,6 +21,12 @@ addEventListener("keydown", (event) => {
   } else if (command && event.shiftKey && event.key.toLowerCase() === "c") {
     const copy = [...document.querySelectorAll("[data-copy-answer]")].at(-1);
     if (copy) event.preventDefault(), copy.click();
+  } else if (command && !event.shiftKey && event.key.toLowerCase() === "k") {
+    const search = document.querySelector("[data-search]");
+    if (search) event.preventDefault(), location.assign(search.href);
+  } else if (event.key === "ArrowUp" && event.target.matches?.("#composer textarea") && !event.target.value) {
+    const edit = [...document.querySelectorAll("[data-edit-question]")].at(-1);
+    if (edit) event.preventDefault(), location.assign(edit.href);
   } else if (event.key === "?" && !event.target.matches?.("input, textarea, select")) {
     document.getElementById("keys")?.showModal();
   }
@@ -51,5 +57,7 @@ htmx.on("htmx:sendError", ({ detail }) => {
 });
 
 document.addEventListener("scroll", newest, { capture: true, passive: true });
-if (document.readyState === "loading") addEventListener("DOMContentLoaded", toEnd);
-else toEnd();
+// An address that names a message shows that one.
+const arrive = () => document.getElementById(location.hash.slice(1) || "end")?.matches("article") || toEnd();
+if (document.readyState === "loading") addEventListener("DOMContentLoaded", arrive);
+else arrive();

@@ -125,7 +125,7 @@ class Stream {
     // "An answer is being written" is no longer true.
     document.getElementById("composer-error")?.replaceChildren();
     this.message.setAttribute("aria-busy", "false");
-    running(false);
+    running(Boolean(document.querySelector("[data-stream]")));
     announce("Answer finished");
   }
 }

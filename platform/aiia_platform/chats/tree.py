@@ -59,6 +59,16 @@ class Window:
         return self.messages[0].position if self.messages else 0
 
     @property
+    def before(self) -> int:
+        """Position up to which the stretch before this one goes."""
+        return self.first - 1
+
+    @property
+    def beyond(self) -> int:
+        """Position up to which the stretch after this one goes."""
+        return self.last + WINDOW
+
+    @property
     def last(self) -> int:
         """Position of the last message."""
         return self.messages[-1].position if self.messages else 0

@@ -84,3 +84,10 @@ def chat_groups(context: dict[str, Any]) -> dict[str, Any]:
 def model_foot(context: dict[str, Any]) -> dict[str, Any]:
     """The model that the page works with, or the one that a new chat would."""
     return {"picker": context.get("picker") or Picker()}
+
+
+@register.filter
+def undo(message: Any) -> str:
+    """Id of the deleted chat that a notice offers to bring back; "" for other notices."""
+    tags = str(message.extra_tags or "")
+    return tags.removeprefix("undo:") if tags.startswith("undo:") else ""
