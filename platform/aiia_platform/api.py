@@ -2,10 +2,15 @@
 
 import hashlib
 import hmac
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import transaction
 from django.http import HttpRequest
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.authentication import BaseAuthentication  # type: ignore[import-untyped]
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied  # type: ignore[import-untyped]
 from rest_framework.pagination import PageNumberPagination  # type: ignore[import-untyped]
@@ -16,6 +21,7 @@ from aiia_platform.accounts.models import ApiKey, Scope, User
 from aiia_platform.config import config
 from aiia_platform.db import in_db
 from aiia_platform.options.models import current
+from aiia_platform.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,51 @@ class Administrators(Known):
         if not administers(request):
             raise _not_an_administrator(request)
         return True
+
+
+#: For the description of endpoints that `Versioned` guards.
+IF_MATCH = OpenApiParameter(
+    "If-Match",
+    OpenApiTypes.STR,
+    OpenApiParameter.HEADER,
+    description="The `ETag` of what was read; when it has changed since, 412 is the answer and nothing is done",
+)
+
+
+class Versioned:
+    """Gives an object an `ETag`, and refuses a change that is based on an older one (`If-Match`)."""
+
+    #: What changes by itself and is not anybody's to overwrite.
+    volatile: frozenset[str] = frozenset()
+
+    def etag(self, shown: Mapping[str, Any]) -> str:
+        lasting = {name: value for name, value in shown.items() if name not in self.volatile}
+        digest = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode()).hexdigest()
+        return f'"{digest[:20]}"'
+
+    def refuse_stale(self, request: Any, shown: Mapping[str, Any]) -> None:
+        """Raises a `Problem` 412 when the request is based on something else than what is `shown` now."""
+        wanted = request.headers.get("If-Match", "*")
+        if wanted != "*" and self.etag(shown) not in {tag.strip() for tag in wanted.split(",")}:
+            raise Problem(412, "Precondition failed", "Somebody changed this since you read it. Look at it again.")
+
+
+class VersionedDetail(Versioned):
+    """The same, for the framework's views of one object."""
+
+    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
+        if response.status_code == 200 and isinstance(response.data, Mapping):
+            response["ETag"] = self.etag(response.data)
+        return response
+
+    @transaction.atomic
+    def update(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        view: Any = self
+        # Nobody else may change it between the look and the change.
+        view.queryset = view.queryset.select_for_update(of=("self",))
+        self.refuse_stale(request, view.get_serializer(view.get_object()).data)
+        return super().update(request, *args, **kwargs)  # type: ignore[misc]
 
 
 class Throttle(UserRateThrottle):  # type: ignore[misc]

@@ -7,7 +7,6 @@ from django.db import IntegrityError
 from django.http import JsonResponse
 from rest_framework.exceptions import APIException, ValidationError  # type: ignore[import-untyped]
 from rest_framework.response import Response  # type: ignore[import-untyped]
-from rest_framework.views import exception_handler  # type: ignore[import-untyped]
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -42,6 +41,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Any:
     if isinstance(error, IntegrityError):
         # Two did the same at once; what a check had still found free is taken.
         return handle(Problem(409, "Conflict", "Somebody changed this just now. Look at it again."), context)
+    # Its module loads what the settings name, which raises problems.
+    from rest_framework.views import exception_handler  # type: ignore[import-untyped]
+
     response = exception_handler(error, context)
     if response is None:
         return None

@@ -79,7 +79,10 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
     body = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for operations in result["paths"].values():
         for operation in operations.values():
-            for status, words in REFUSALS.items():
+            refusals = dict(REFUSALS)
+            if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", ())):
+                refusals["412"] = "Somebody changed it since it was read"
+            for status, words in refusals.items():
                 operation["responses"].setdefault(status, {"description": words, "content": body})
     return result
 

@@ -19,7 +19,7 @@ class FakeControl:
 
     def __init__(self) -> None:
         self._models: dict[str, dict[str, Any]] = {}
-        self._keys: dict[str, dict[str, str]] = {}
+        self._keys: dict[str, dict[str, Any]] = {}
         self._version = 0
         self._seen = ""
         self._changed = threading.Condition()
@@ -86,8 +86,10 @@ class FakeControl:
             del self._models[model_id]
             self._bump()
 
-    def add_key(self, key: str, user: str) -> None:
-        self._keys[hashlib.sha256(key.encode()).hexdigest()] = {"key_id": f"id-of-{user}", "user_id": user}
+    def add_key(self, key: str, user: str, refusal: dict[str, Any] | None = None) -> None:
+        """``refusal``: why the key, which is good, may not use models now."""
+        known: dict[str, Any] = {"key_id": f"id-of-{user}", "user_id": user}
+        self._keys[hashlib.sha256(key.encode()).hexdigest()] = known | ({"refusal": refusal} if refusal else {})
 
     def revoke_key(self, key: str) -> None:
         del self._keys[hashlib.sha256(key.encode()).hexdigest()]

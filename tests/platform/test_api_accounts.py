@@ -22,9 +22,16 @@ class Api:
         secret = ApiKey.create(user, "test", scopes or Scope.values, **more)[1]
         self._client = Client(headers={"Authorization": f"Bearer {secret}"})
 
-    def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def etag(self, path: str) -> str:
+        return str(self._client.get(f"/api/{path}")["ETag"])
+
+    def __call__(self, method: str, path: str, body: Any = None, if_match: str = "*") -> tuple[int, Any]:
         response = self._client.generic(
-            method, f"/api/{path}", "" if body is None else json.dumps(body), "application/json"
+            method,
+            f"/api/{path}",
+            "" if body is None else json.dumps(body),
+            "application/json",
+            headers={"If-Match": if_match},
         )
         if response.status_code >= 400:
             assert response["Content-Type"] == "application/problem+json"
@@ -134,6 +141,21 @@ def test_there_is_always_an_administrator(admin: Api) -> None:
     root = User.objects.get(username="root")
     assert admin("PATCH", f"users/{root.pk}/", {"is_administrator": False})[0] == 409
     assert admin("PATCH", f"users/{root.pk}/", {"is_active": False})[0] == 409
+
+
+def test_a_stale_writer_overwrites_nothing(admin: Api, user: User) -> None:
+    role = admin("POST", "roles/", {"name": "Guests"})[1]["id"]
+    for path, change, other in (
+        ("account/", {"bio": "Trains"}, {"bio": "Planes"}),
+        (f"users/{user.pk}/", {"daily_tokens": 5}, {"daily_tokens": 6}),
+        (f"roles/{role}/", {"daily_tokens": 5}, {"daily_tokens": 6}),
+    ):
+        seen = admin.etag(path)
+        assert admin("PATCH", path, change, if_match=seen)[0] == 200
+        assert admin("PATCH", path, other, if_match=seen)[0] == 412
+        assert admin("GET", path)[1] | change == admin("GET", path)[1]
+        assert admin("PATCH", path, other, if_match=admin.etag(path))[0] == 200
+        assert admin("PATCH", path, change)[0] == 200
 
 
 def test_roles(admin: Api) -> None:

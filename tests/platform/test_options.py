@@ -1,16 +1,20 @@
 """Settings of the installation: where each value comes from, and what it does at once."""
 
+import base64
 from typing import Any
 
 import pytest
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import send_mail
+from django.test import Client
 
 from aiia_platform.accounts.models import User
 from aiia_platform.config import config
 from aiia_platform.options.models import StoredOption, all_settings, current
 from aiia_platform.options.registry import OPTIONS, check_environment
+from tests.fakes.gateway import free_port
+from tests.fakes.smtp import postbox
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -71,3 +75,33 @@ def test_mail_goes_into_files_that_others_cannot_read(settings: Any, db: None) -
     assert folder.stat().st_mode & 0o077 == 0
     assert "From: aiia@localhost" in next(folder.iterdir()).read_text()
     assert mail.outbox == []
+
+
+def test_mail_goes_to_the_smtp_server_that_is_set(settings: Any, user: User) -> None:
+    settings.EMAIL_BACKEND = "aiia_platform.mail.Backend"
+    with postbox() as box:
+        StoredOption.change(
+            {
+                "mail": "smtp",
+                "smtp_host": "127.0.0.1",
+                "smtp_port": box.port,
+                "smtp_security": "none",
+                "smtp_user": "ada",
+                "smtp_password": "hunter2",
+                "mail_from": "aiia@example.org",
+            },
+            user,
+        )
+        assert send_mail("Subject", "Text", None, ["ada@example.org"]) == 1
+    assert "From: aiia@example.org" in box.mails[0]
+    assert base64.b64decode(box.logins[0].split()[-1]) == b"\0ada\0hunter2"
+
+
+def test_mail_that_cannot_be_sent_breaks_no_page_and_is_said(settings: Any, user: User) -> None:
+    settings.EMAIL_BACKEND = "aiia_platform.mail.Backend"
+    StoredOption.change({"mail": "smtp", "smtp_host": "127.0.0.1", "smtp_port": free_port(), "smtp_security": "none"})
+    form = {"username": "bob", "email": "bob@example.org", "password1": "correct horse battery"}
+    client = Client()
+    assert client.post("/accounts/signup/", form).status_code == 302
+    assert "Mail could not be sent" in client.get("/settings/").content.decode()
+    assert User.objects.filter(username="bob").exists()

@@ -172,6 +172,22 @@ def test_keys(gateway: GatewayProcess, control: FakeControl, upstream: FakeUpstr
     assert status(f"Bearer {INTERNAL_TOKEN}") == 200
 
 
+def test_a_day_s_share_that_is_used_up_is_said_until_there_is_more(
+    gateway: GatewayProcess, control: FakeControl
+) -> None:
+    def answer() -> httpx.Response:
+        return httpx.get(f"{gateway.base_url}/models", headers={"Authorization": "Bearer sk-much-used"})
+
+    refusal = {"status": 429, "detail": "You have used your 50 tokens of today.", "retry_after": 3600}
+    control.add_key("sk-much-used", "dora", refusal)
+    assert answer().status_code == 429
+    assert answer().headers["Retry-After"] == "3600"
+    assert answer().json()["error"]["code"] == "insufficient_quota"
+    assert "50 tokens" in answer().json()["error"]["message"]
+    control.add_key("sk-much-used", "dora")
+    assert answer().status_code == 200
+
+
 def test_status_events_and_then_the_models_bytes(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
     status, text = raw_stream(gateway, max_tokens=3, return_token_ids=True)
     assert status == 200

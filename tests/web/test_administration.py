@@ -138,3 +138,33 @@ def test_roles_are_made_changed_and_removed(admin_page: Client, stranger: User) 
     admin_page.post(f"/admin/roles/{role.pk}/remove/")
     stranger.refresh_from_db()
     assert stranger.role is None
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7|add:7 }}'"])
+def test_what_people_write_stays_text(admin_page: Client, user: User, hostile: str) -> None:
+    role = Role.objects.create(name=hostile, daily_tokens=7)
+    user.username, user.role = hostile[:150], role
+    user.save()
+    admin_page.post("/settings/profile/", {"bio": hostile})
+    admin_page.post("/settings/models/", {"system_prompt": hostile})
+    admin_page.post("/settings/keys/", {"name": hostile, "scopes": ["read"]})
+    StoredOption.change({"oidc_name": hostile, "oidc_issuer": "https://id.example.org", "mail_from": hostile})
+    key = user.api_keys.get()
+    pages = (
+        "/settings/",
+        f"/settings/keys/{key.pk}/revoke/",
+        "/admin/users/",
+        f"/admin/users/{user.pk}/",
+        f"/admin/users/{user.pk}/close/",
+        "/admin/roles/",
+        f"/admin/roles/{role.pk}/remove/",
+        "/admin/settings/",
+        "/accounts/2fa/",
+    )
+    for client, address in [*((admin_page, page) for page in pages), (Client(), "/accounts/login/")]:
+        response = client.get(address)
+        assert response.status_code == 200
+        html = response.content.decode()
+        assert "<script>alert" not in html
+        assert "<img src=x" not in html
+        assert ">14'" not in html

@@ -1,16 +1,21 @@
 """How allauth makes our users, and who may become one."""
 
+import logging
+from smtplib import SMTPException
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from django.contrib import messages
 from django.db import transaction
 from django.http import HttpRequest
 
 from aiia_platform.accounts.models import User
 from aiia_platform.options.models import current
 from aiia_platform.sealed import seal, unseal
+
+log = logging.getLogger(__name__)
 
 #: The one issuer of single sign-on, in addresses.
 PROVIDER_ID = "sso"
@@ -23,6 +28,15 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth ha
     def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:
         super().save_user(request, user, form, commit=False)
         return user.register(must_wait=current("signup") == "approval") if commit else user
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """What the person wanted is done without the mail, and they are told that it did not go."""
+        try:
+            super().send_mail(template_prefix, email, context)
+        except (OSError, SMTPException) as error:
+            log.error("mail could not be sent: %s", error)
+            if self.request:
+                messages.error(self.request, "Mail could not be sent. Tell an administrator, then ask for it again")
 
     def get_from_email(self) -> str:
         return str(current("mail_from"))

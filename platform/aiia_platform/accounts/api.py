@@ -14,7 +14,7 @@ from rest_framework.response import Response  # type: ignore[import-untyped]
 from rest_framework.views import APIView  # type: ignore[import-untyped]
 
 from aiia_platform.accounts.models import ApiKey, LastAdministrator, Role, Scope, User, UserProfile
-from aiia_platform.api import Administrators, Process
+from aiia_platform.api import IF_MATCH, Administrators, Process, Versioned, VersionedDetail
 from aiia_platform.problems import Problem
 from aiia_platform.usage.quotas import used_today
 
@@ -85,21 +85,31 @@ class Account(serializers.Serializer):  # type: ignore[misc]
     get=extend_schema(summary="Oneself", responses=Account),
     patch=extend_schema(
         summary="Change oneself",
+        parameters=[IF_MATCH],
         request=Account(partial=True),
         responses=Account,
         examples=[OpenApiExample("Brief answers", {"llm_preferences": {"system_prompt": "Be brief"}})],
     ),
 )
-class Me(APIView):  # type: ignore[misc]
+class Me(Versioned, APIView):  # type: ignore[misc]
     """`GET` and `PATCH` oneself."""
 
-    def get(self, request: Any) -> Response:
-        return Response(Account(_person(request)).data)
+    volatile = frozenset({"used_today", "limits"})
 
+    def get(self, request: Any) -> Response:
+        return self._shown(_person(request))
+
+    @transaction.atomic
     def patch(self, request: Any) -> Response:
-        form = Account(_person(request), data=request.data, partial=True)
+        person = User.objects.select_for_update().get(pk=_person(request).pk)
+        self.refuse_stale(request, Account(person).data)
+        form = Account(person, data=request.data, partial=True)
         form.is_valid(raise_exception=True)
-        return Response(Account(form.save()).data)
+        return self._shown(form.save())
+
+    def _shown(self, person: User) -> Response:
+        data = Account(person).data
+        return Response(data, headers={"ETag": self.etag(data)})
 
 
 class Token(serializers.ModelSerializer):  # type: ignore[misc]
@@ -257,11 +267,14 @@ class People(generics.ListCreateAPIView):  # type: ignore[misc]
 @extend_schema(tags=["administration"])
 @extend_schema_view(
     get=extend_schema(summary="A user"),
-    patch=extend_schema(summary="Change a user, let them in, or close their account (`is_active`)"),
+    patch=extend_schema(
+        summary="Change a user, let them in, or close their account (`is_active`)", parameters=[IF_MATCH]
+    ),
 )
-class PersonDetail(generics.RetrieveUpdateAPIView):  # type: ignore[misc]
+class PersonDetail(VersionedDetail, generics.RetrieveUpdateAPIView):  # type: ignore[misc]
     """`GET` and `PATCH` a user."""
 
+    volatile = frozenset({"last_login"})
     serializer_class = Person
     permission_classes = [Administrators]
     lookup_url_kwarg = "user_id"
@@ -291,10 +304,10 @@ class Roles(generics.ListCreateAPIView):  # type: ignore[misc]
 @extend_schema(tags=["administration"])
 @extend_schema_view(
     get=extend_schema(summary="A role"),
-    patch=extend_schema(summary="Change a role"),
+    patch=extend_schema(summary="Change a role", parameters=[IF_MATCH]),
     delete=extend_schema(summary="Remove a role; who has it stands without one"),
 )
-class RoleDetail(generics.RetrieveUpdateDestroyAPIView):  # type: ignore[misc]
+class RoleDetail(VersionedDetail, generics.RetrieveUpdateDestroyAPIView):  # type: ignore[misc]
     """`GET`, `PATCH` and `DELETE` a role."""
 
     serializer_class = RoleForm
