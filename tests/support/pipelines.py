@@ -13,6 +13,8 @@ from diffusers import (
     FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -37,7 +39,7 @@ FAMILIES = ("sd15", "sdxl", "flux")
 def make(family: str, folder: Path, **network: Any) -> Path:
     """Saves a pipeline of the family; ``network`` changes the configuration of its network."""
     torch.manual_seed(0)
-    pipe = {"sd15": _sd15, "sdxl": _sdxl, "flux": _flux}[family](network)
+    pipe = {"sd15": _sd15, "sdxl": _sdxl, "flux": _flux, "sd3": _sd3}[family](network)
     # Networks begin with last layers near zero, which would make every prompt the same picture.
     for name in ("unet", "transformer"):
         if hasattr(pipe, name):
@@ -84,7 +86,7 @@ def _sd15(network: dict[str, Any]) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=_vae(4),
         text_encoder=CLIPTextModel(_clip()),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         unet=_unet(network),
         scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
         safety_checker=None,
@@ -108,8 +110,8 @@ def _sdxl(network: dict[str, Any]) -> StableDiffusionXLPipeline:
         vae=_vae(4),
         text_encoder=CLIPTextModel(_clip()),
         text_encoder_2=CLIPTextModelWithProjection(_clip()),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         unet=_unet({**_SDXL, **network}),
         scheduler=EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
@@ -133,17 +135,50 @@ _FLUX: dict[str, Any] = {
 
 
 def _flux(network: dict[str, Any]) -> FluxPipeline:
-    t5 = T5Config(
-        vocab_size=300, d_model=WIDTH, d_ff=37, d_kv=8, num_layers=2, num_heads=4, relative_attention_num_buckets=8
-    )
     return FluxPipeline(
         vae=_vae(4, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModel(_clip()),
-        tokenizer=_clip_tokenizer(),
-        text_encoder_2=T5EncoderModel(t5),
-        tokenizer_2=_t5_tokenizer(),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=T5EncoderModel(_t5()),
+        tokenizer_2=t5_tokenizer(),
         transformer=FluxTransformer2DModel(**{**_FLUX, **network}),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
+def _sd3(network: dict[str, Any]) -> StableDiffusion3Pipeline:
+    """Of no family: any pipeline of diffusers."""
+    return StableDiffusion3Pipeline(
+        vae=_vae(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModelWithProjection(_clip()),
+        text_encoder_2=CLIPTextModelWithProjection(_clip()),
+        text_encoder_3=T5EncoderModel(_t5()),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
+        transformer=SD3Transformer2DModel(
+            **{
+                "sample_size": SIZE // 2,
+                "patch_size": 1,
+                "in_channels": 16,
+                "out_channels": 16,
+                "num_layers": 1,
+                "attention_head_dim": 8,
+                "num_attention_heads": 4,
+                "caption_projection_dim": 32,
+                "joint_attention_dim": 32,
+                "pooled_projection_dim": 2 * WIDTH,
+                "pos_embed_max_size": 48,
+                **network,
+            }
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def _t5() -> T5Config:
+    return T5Config(
+        vocab_size=300, d_model=WIDTH, d_ff=37, d_kv=8, num_layers=2, num_heads=4, relative_attention_num_buckets=8
     )
 
 
@@ -190,7 +225,7 @@ def _clip() -> CLIPTextConfig:
     )
 
 
-def _clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer() -> CLIPTokenizer:
     """One token per letter."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: number for number, letter in enumerate([*letters, *(f"{one}</w>" for one in letters)])}
@@ -198,7 +233,7 @@ def _clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
-def _t5_tokenizer() -> PreTrainedTokenizerFast:
+def t5_tokenizer() -> PreTrainedTokenizerFast:
     """One token per letter."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((chr(code), -1.0) for code in range(32, 127))]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))

@@ -58,8 +58,10 @@ class Controls:
         import diffusers
 
         path = self._files[name]
-        kind = getattr(diffusers, self._class)
         try:
+            if self._class is None:
+                raise TypeError("the family has no ControlNets")
+            kind = getattr(diffusers, self._class)
             if path.is_dir():
                 module = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
             else:

@@ -68,32 +68,43 @@ class Model:
     def multiple(self) -> int:
         """What both sides in pixels are divided by without a rest, as the network computes."""
         # Some pipelines insist on 8, whatever their latents.
-        return lcm(8, self.latent_scale * self.family.patch)
+        return lcm(8 * self.family.patch, self.latent_scale * self.family.patch)
 
     @property
     def latent_scale(self) -> int:
         """Pixels per side of a latent."""
-        return int(2 ** (len(self.components["vae"].config.block_out_channels) - 1))
+        return int(self.pipe.vae_scale_factor)
 
     @property
     def works(self) -> list[Work]:
-        """A network that also takes a mask and a masked image can do nothing without them."""
-        only_inpaints = self.family.network == "unet" and self.network.config.in_channels == 9
-        return [work for work in WORKS if work == "upscale" or not only_inpaints or KINDS[work] == "inpaint"]
+        """What the family has pipelines for; a network that also takes a mask and a masked image wants these always."""
+        masked = self.family.network == "unet" and self.network.config.in_channels == 9
+
+        def has(work: Work) -> bool:
+            kind = KINDS.get(work)
+            return kind is None or (kind in self.family.classes and (kind == "inpaint" or not masked))
+
+        return [work for work in WORKS if has(work)]
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of an image where nothing is said."""
         defaults = self.family.defaults
         width, height = self.family.sizes[0]
-        if self.family.native_size and isinstance(self.network.config.sample_size, int):
-            width = height = self.network.config.sample_size * self.latent_scale
+        native = getattr(self.network.config, "sample_size", None)
+        if self.family.native_size and isinstance(native, int):
+            width = height = native * self.latent_scale
         return defaults.width or width, defaults.height or height
 
     @property
     def guided(self) -> bool:
         """Whether guidance is a pass of its own, without or against the negative prompt."""
         return self.family.prompts != "flux"
+
+    @property
+    def counts_down(self) -> bool:
+        """Whether the pipelines round a strength's steps down, as those of the diffusion families do; else up."""
+        return self.family.prompts in ("clip", "clip-pair")
 
     def pipeline(self, kind: Kind, controls: list[Any], scheduler: Any) -> Any:
         """A new pipeline object over the shared components, with its own scheduler and these ControlNets' modules."""

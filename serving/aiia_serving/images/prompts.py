@@ -87,6 +87,8 @@ def chunks(model: "Model", prompt: str, negative: str) -> int:
 
     Images can be one batch only if they need the same number.
     """
+    if model.family.prompts == "plain":
+        return 1
     if model.family.prompts == "flux":
         limit = model.family.limits.max_prompt_tokens - 1
         for name, text in (("prompt", prompt), ("negative_prompt", negative)):
@@ -110,15 +112,19 @@ def _bounded(count: int, limit: int, param: str) -> None:
 
 
 def encode(model: "Model", device: Any, prompt: str, negative: str | None, windows: int) -> dict[str, Any]:
-    """The arguments of the pipeline that stand for one image's prompts, each with a first dimension of one.
+    """The arguments of the pipeline that stand for one image's prompts, tensors or lists of length one.
 
     ``negative`` None: without one. ``windows`` is what ``chunks`` said. LoRAs of text encoders must be set before.
     """
     import torch
 
-    encoder = {"clip": _clip, "clip-pair": _clip_pair, "flux": _flux}[model.family.prompts]
+    encoder = {"clip": _clip, "clip-pair": _clip_pair, "flux": _flux, "plain": _plain}[model.family.prompts]
     with torch.no_grad():
         return encoder(model, device, prompt, negative, windows)
+
+
+def _plain(model: "Model", device: Any, prompt: str, negative: str | None, windows: int) -> dict[str, Any]:
+    return {"prompt": [prompt]} | ({"negative_prompt": [negative]} if negative is not None else {})
 
 
 def _clip(model: "Model", device: Any, prompt: str, negative: str | None, windows: int) -> dict[str, Any]:

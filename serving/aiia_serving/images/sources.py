@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aiia_serving.images.controls import Controls
-from aiia_serving.images.families import Family, families, family_of
+from aiia_serving.images.families import Family, families, family_of, other_family
 from aiia_serving.images.loras import Loras
 from aiia_serving.images.model import Model
 from aiia_serving.images.problem import ImageProblem
@@ -115,9 +115,9 @@ def _of_folder(folder: Path) -> Family:
         raise _bad(f"{folder.name} is no pipeline of diffusers: it has no model_index.json.") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _bad(f"{folder.name} has a damaged model_index.json.") from error
-    family = family_of(pipeline) if isinstance(pipeline, str) else None
+    family = _known(pipeline, parts) if isinstance(pipeline, str) else None
     if family is None:
-        known = ", ".join(f"{one.title} ({one.classes['generate']})" for one in families().values())
+        known = ", ".join(f"{one.title} ({one.classes['generate']})" for one in families().values() if one.classes)
         raise _bad(f"{folder.name} is a {pipeline}, which no family here loads. Families: {known}.")
     for name, (library, _) in parts.items():
         if library not in _LIBRARIES and library != "stable_diffusion":
@@ -125,6 +125,10 @@ def _of_folder(folder: Path) -> Family:
         if library is not None and name not in ("scheduler", "safety_checker", "feature_extractor", "image_encoder"):
             _check_part(folder, name)
     return family
+
+
+def _known(pipeline: str, parts: Mapping[str, Any]) -> Family | None:
+    return family_of(pipeline) or other_family(pipeline, "unet" if "unet" in parts else "transformer")
 
 
 def _check_part(folder: Path, name: str) -> None:

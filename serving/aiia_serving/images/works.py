@@ -122,8 +122,9 @@ class Batch:
             "generator": generators,
             "output_type": "np",
             "callback_on_step_end": callback,
-            "max_sequence_length": self.model.family.limits.max_prompt_tokens,
         }
+        if self.model.family.prompts == "flux":
+            arguments["max_sequence_length"] = self.model.family.limits.max_prompt_tokens
         return {name: value for name, value in arguments.items() if name in self._known}
 
     def run(self, callback: Callback | None = None) -> list["Image"]:
@@ -173,7 +174,11 @@ class Batch:
             if texts not in made:
                 made[texts] = prompts.encode(self.model, pipe._execution_device, *texts, call.windows)
         each = [made[_texts(call.job, self.model)] for call in self.calls]
-        return {name: torch.cat([one[name] for one in each]) for name in each[0]}
+
+        def joined(parts: list[Any]) -> Any:
+            return [text for part in parts for text in part] if isinstance(parts[0], list) else torch.cat(parts)
+
+        return {name: joined([one[name] for one in each]) for name in each[0]}
 
     def _guidance(self) -> dict[str, Any]:
         against = _texts(self._job, self.model)[1] is not None
@@ -242,7 +247,7 @@ def _steps(job: Job, model: Model) -> int:
     if KINDS[job.work] != "generate":
         strength = settled(job.strength)
         # As the pipelines count: whole steps from the end for the diffusion families, from the start for FLUX.
-        kept = min(int(steps * strength), steps) if model.guided else steps - int(steps - steps * strength)
+        kept = min(int(steps * strength), steps) if model.counts_down else steps - int(steps - steps * strength)
         if kept < 1:
             raise ImageProblem(
                 f"A strength of {strength} leaves none of {steps} steps.",

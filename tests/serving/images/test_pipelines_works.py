@@ -276,3 +276,19 @@ def test_a_network_that_inpaints_does_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(ImageProblem) as refused:
         prepare(job(), model)
     assert refused.value.code == "unsupported_by_model"
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(pipelines.make("sd3", tmp_path_factory.mktemp("sd3") / "model"))
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_a_pipeline_of_no_family_does_what_diffusers_has_for_it(other: Model, work: str) -> None:
+    assert other.family.name == "other"
+    steps: list[int] = []
+    calls = prepare(job(work, n=2, negative_prompt="dark"), other).calls
+    images = assemble(other, calls).run(lambda _pipe, step, _time, tensors: steps.append(step) or tensors)
+    assert [image.size for image in images] == [SIZES.get(work, (40, 36))] * 2
+    assert len(steps) == calls[0].steps
+    assert differ(images[1], draw(other, job(work, seed=8, negative_prompt="dark"))[0]) <= 1

@@ -58,16 +58,17 @@ class Variant(Part):
 
 class Family(Part):
     """``classes`` and ``control_classes`` (with ControlNet) are diffusers' pipelines by kind of call, and ``also`` more
-    that a folder may name. ``patch`` is the latents per side of a token. ``native_size``: the network says its size."""
+    that a folder may name. ``prompts`` is how they are encoded; plain: by the pipeline itself. ``patch`` is the latents
+    per side of a token. ``native_size``: the network says its size."""
 
     name: str
     title: str
     network: Literal["unet", "transformer"]
-    prompts: Literal["clip", "clip-pair", "flux"]
+    prompts: Literal["clip", "clip-pair", "flux", "plain"]
     patch: int
     classes: dict[Kind, str]
     control_classes: dict[Kind, str]
-    control_class: str
+    control_class: str | None = None
     also: list[str] = []
     native_size: bool
     sizes: list[tuple[int, int]]
@@ -108,3 +109,22 @@ def family_of(pipeline: str) -> Family | None:
         if pipeline in {*family.classes.values(), *family.control_classes.values(), *family.also}:
             return family
     return None
+
+
+def other_family(pipeline: str, network: Literal["unet", "transformer"]) -> Family | None:
+    """The family ``other`` for any class of diffusers' pipelines that draws from text and belongs to none here.
+
+    It does the works that diffusers has pipelines for over the same components.
+    """
+    from diffusers.pipelines import auto_pipeline
+
+    maps: dict[Kind, Any] = {
+        "generate": auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+        "edit": auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+        "inpaint": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
+    }
+    keys = [key for key, kind in maps["generate"].items() if kind.__name__ == pipeline]
+    if not keys:
+        return None
+    classes = {kind: known[keys[0]].__name__ for kind, known in maps.items() if keys[0] in known}
+    return families()["other"].model_copy(update={"classes": classes, "network": network})
