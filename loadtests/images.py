@@ -57,12 +57,13 @@ class Stack(Cluster):
         self.manager.wait_state(_MODEL, "ready", 240)
 
 
-def ask(gateway: GatewayProcess, seed: int) -> None:
+def ask(gateway: GatewayProcess, seed: int) -> str:
     body = {"model": _MODEL, "prompt": _PROMPT, "seed": seed, "steps": _STEPS, "response_format": "b64_json"}
     headers = {"Authorization": f"Bearer {_KEY}"}
     answer = httpx.post(f"{gateway.base_url}/images/generations", json=body, headers=headers, timeout=600)
     answer.raise_for_status()
-    assert answer.json()["data"][0]["b64_json"]
+    image: str = answer.json()["data"][0]["b64_json"]
+    return image
 
 
 def plain(pipeline: Path) -> Callable[[int], None]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.support.cluster import Cluster
 from tests.support.demand import FakeQueues
-from tests.support.tiny_pipeline import SIDE, write_tiny_pipeline
+from tests.support.pipelines import SIZE, make
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(600)]
 
@@ -34,7 +34,7 @@ class Images(Cluster):
     def __init__(self, folder: Path, queues: FakeQueues) -> None:
         super().__init__(folder, gateway_url=queues.url)
         self.start_head(queues.url)
-        write_tiny_pipeline(folder / "pipeline")
+        make("sd15", folder / "pipeline")
         document = {
             "apiVersion": "aiia.dev/v1",
             "kind": "Model",
@@ -151,7 +151,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 
 def test_a_job_has_steps_previews_and_images(images: Images) -> None:
     job = Asked(images.url, steps=6, n=2, previews=2)
-    assert [found.shape for found in job.pixels()] == [(SIDE, SIDE, 3)] * 2
+    assert [found.shape for found in job.pixels()] == [(SIZE, SIZE, 3)] * 2
     kinds = [event["type"] for event in job.events]
     assert kinds.count("step") == 6
     assert kinds.count("preview") == 4

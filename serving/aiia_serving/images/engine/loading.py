@@ -9,6 +9,10 @@ from aiia_serving.images.engine.tuning import tune
 from aiia_serving.images.sources import load_model, recognise
 
 
+# What modules hold beside the numbers of their files.
+_BUFFERS = 1.02
+
+
 class Loader:
     """``options`` are the document's, with paths in the place of sources (see ``engines.diffusers``).
 
@@ -25,7 +29,7 @@ class Loader:
         }
         numbers = count(source, {kind: list(parts.values()) for kind, parts in self._parts.items()})
         self.placement = plan(numbers, recognise(source).name, gpu_bytes(), options)
-        self.bytes = self.placement.bytes(numbers)
+        self.bytes = int(self.placement.bytes(numbers) * _BUFFERS)
 
     def load(self) -> Placed:
         """Into main memory, or onto the GPU where the quickest way has to be measured."""
