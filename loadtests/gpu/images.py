@@ -53,7 +53,7 @@ def sdxl() -> dict[str, Any]:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),  # type: ignore[arg-type]
+        attention_head_dim=(5, 10, 20),
         cross_attention_dim=2048,
         addition_embed_type="text_time",
         addition_time_embed_dim=256,
