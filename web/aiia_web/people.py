@@ -25,6 +25,8 @@ _QUOTAS = {
 
 
 class PersonForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the checker only
+    role = forms.ModelChoiceField(Role.objects.all(), required=False, empty_label="None")
+
     class Meta:
         model = User
         fields = ("role", "is_staff", "daily_tokens", "daily_gpu_seconds")
