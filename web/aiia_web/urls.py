@@ -16,6 +16,7 @@ from aiia_web import (
     shortcuts,
     single_sign_on,
     styleguide,
+    transfer,
 )
 
 urlpatterns = [
@@ -29,6 +30,9 @@ urlpatterns = [
     path("chats/<uuid:chat_id>/messages/", chats.send, name="chat-send"),
     path("chats/<uuid:chat_id>/delete/", chats.delete, name="chat-delete"),
     path("", include("aiia_web.chat_urls")),
+    path("chats/import/", transfer.take_in, name="chats-import"),
+    path("chats/export/", transfer.export_all, name="chats-export"),
+    path("chats/<uuid:chat_id>/export.<slug:kind>", transfer.export, name="chat-export"),
     path("generations/<uuid:generation_id>/events/", generations.events, name="generation-events"),
     path("generations/<uuid:generation_id>/stop/", generations.stop, name="generation-stop"),
     path("generations/<uuid:generation_id>/retry/", generations.retry, name="generation-retry"),
