@@ -1,4 +1,4 @@
-"""Draws prompts that training never saw, and tells by pixels alone how many came out right: python check.py [FOLDER]."""
+"""Draws prompts that training never saw and tells by pixels alone how many came out right: python check.py [FOLDER]"""
 
 import argparse
 import time

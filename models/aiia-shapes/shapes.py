@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 128
 
@@ -137,6 +137,10 @@ def _stamp(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(Image.fromarray(cut).resize((48, 48)), dtype=bool)
 
 
+def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MedianFilter(7)), dtype=bool)
+
+
 @cache
 def _stamps() -> dict[str, NDArray[np.bool_]]:
     black, white = COLOURS["black"], COLOURS["white"]
@@ -148,12 +152,16 @@ def look(picture: Image.Image) -> Scene | None:
     pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE)), dtype=np.float64)
     edge = np.concatenate([pixels[:4].reshape(-1, 3), pixels[-4:].reshape(-1, 3), pixels[:, :4].reshape(-1, 3)])
     ground = np.median(edge, axis=0)
-    mask = np.linalg.norm(pixels - ground, axis=2) > 50
-    if not SIZE * SIZE * 0.02 < mask.sum() < SIZE * SIZE * 0.6:
+    raw = np.linalg.norm(pixels - ground, axis=2) > 50
+    mask = _without_specks(raw)
+    # A ground full of specks is none.
+    if not SIZE * SIZE * 0.02 < mask.sum() < SIZE * SIZE * 0.6 or (raw ^ mask).sum() > SIZE * SIZE * 0.05:
         return None
     colour = _name(np.median(pixels[mask], axis=0))
     # Pixels of a third colour (the blurred rim excepted) would show in the shape's own mask.
-    mask &= np.linalg.norm(pixels - COLOURS[colour], axis=2) < np.linalg.norm(pixels - ground, axis=2)
+    mask = _without_specks(
+        mask & (np.linalg.norm(pixels - COLOURS[colour], axis=2) < np.linalg.norm(pixels - ground, axis=2))
+    )
     if not mask.any():
         return None
     stamp = _stamp(mask)

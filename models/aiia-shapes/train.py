@@ -1,4 +1,4 @@
-"""Trains the pipeline from nothing on one processor core: python train.py --out FOLDER [--minutes-vae 12] [--minutes 40]
+"""Trains the pipeline from nothing on one core: python train.py --out FOLDER [--minutes-vae 12] [--minutes 40]
 
 First the VAE on pictures alone, then the UNet together with the text encoder on their latents. Time is given, not
 steps, so that the learning rate comes to its end wherever this runs. What --out holds is a whole diffusers pipeline at
@@ -212,6 +212,9 @@ def save(
 def train(out: Path, minutes_vae: float, minutes: float, pictures: int) -> None:
     torch.manual_seed(0)
     random = Random(0)
+    again = (out / "unet" / "config.json").exists()
+    # First the shapes; a second run, gentler, cleans the ground and its colour.
+    peak, extra, middle = (4e-4, 1, 0.5) if again else (1.5e-3, 3, 0.7)
     seen = [scene for scene in scenes() if not scene.unseen]
     words = tokenizer(out / "tokenizer")
     if (out / "vae" / "config.json").exists():
@@ -222,17 +225,17 @@ def train(out: Path, minutes_vae: float, minutes: float, pictures: int) -> None:
 
     chosen = [random.choice(seen) for _ in range(pictures)]
     mean, std = latents(vae, [draw(scene, random) for scene in chosen])
-    if not (out / "unet" / "config.json").exists():
+    if not again:
         vae.register_to_config(scaling_factor=1 / mean.std().item())
     scale = vae.config.scaling_factor
     # Most of a picture is plain ground; the shape and its rim count for more.
     ground = mean.flatten(2).median(dim=2).values[:, :, None, None]
-    weight = 1 + 3 * ((mean - ground).norm(dim=1, keepdim=True) * scale > 0.8)
+    weight = 1 + extra * ((mean - ground).norm(dim=1, keepdim=True) * scale > 0.8)
     print(f"shapes cover {(weight > 1).float().mean():.2f} of the latents", flush=True)
     print(f"{pictures} pictures, latents scaled by {scale:.4f}", flush=True)
     ids = words([s.prompt for s in chosen] + [""], padding="max_length", return_tensors="pt").input_ids
 
-    if (out / "unet" / "config.json").exists():
+    if again:
         unet = UNet2DConditionModel.from_pretrained(out / "unet").train()
         text = CLIPTextModel.from_pretrained(out / "text_encoder").train()
     else:
@@ -257,13 +260,13 @@ def train(out: Path, minutes_vae: float, minutes: float, pictures: int) -> None:
     chosen_ids = {id(parameter) for parameter in inner}
     adam = torch.optim.AdamW([p for p in kept if id(p) not in chosen_ids], weight_decay=1e-3)
     muon = Muon(inner)
-    clock, step, last, saved, losses = Clock(minutes, 1.5e-3), 0, time.monotonic(), time.monotonic(), []
+    clock, step, last, saved, losses = Clock(minutes, peak), 0, time.monotonic(), time.monotonic(), []
     while clock.share < 1:
         picked = torch.randint(0, pictures, (BATCH,))
         clean = (mean[picked] + std[picked] * torch.randn(BATCH, 4, 16, 16)) * scale
         noise = torch.randn_like(clean)
         # Shapes are decided between; above is hardly more than noise.
-        at = torch.where(torch.rand(BATCH) < 0.7, torch.randint(100, 700, (BATCH,)), torch.randint(0, 1000, (BATCH,)))
+        at = torch.where(torch.rand(BATCH) < middle, torch.randint(50, 650, (BATCH,)), torch.randint(0, 1000, (BATCH,)))
         noisy = noise_levels.add_noise(clean, noise, at)
         alpha = noise_levels.alphas_cumprod[at].view(-1, 1, 1, 1)
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
