@@ -88,8 +88,18 @@ def _load(pipe: Any, name: str, path: Path, adapter: str) -> None:
         with contextlib.suppress(Exception):
             pipe.delete_adapters(adapter)
         raise _broken(name, "it does not fit this model; is it for another family?") from error
-    if not any(adapter in adapters for adapters in pipe.get_list_adapters().values()):
+    if not _counts(pipe, adapter):
+        pipe.delete_adapters(adapter)
         raise _broken(name, "it holds no weights for this model; is it for another family?")
+
+
+def _counts(pipe: Any, adapter: str) -> bool:
+    """Whether any of its weights found a place; those that find none are only warned of, and leave zeros behind."""
+    modules = [getattr(pipe, name) for name, adapters in pipe.get_list_adapters().items() if adapter in adapters]
+    ends = (f"lora_B.{adapter}.weight", f"lora_embedding_B.{adapter}")
+    return any(
+        bool(weight.any()) for module in modules for name, weight in module.named_parameters() if name.endswith(ends)
+    )
 
 
 def _broken(name: str, reason: str) -> ImageProblem:

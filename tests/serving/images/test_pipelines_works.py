@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from aiia_serving.images.job import Job
 from aiia_serving.images.model import Model
@@ -48,6 +49,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.set_num_threads(1)
     family, folder = request.param, tmp_path_factory.mktemp(request.param)
     control = pipelines.make_control(family, folder / "control")
+    lost = "unet" if family == "flux" else "transformer"
+    save_file(
+        {f"{lost}.blocks.9.to_q.lora_{part}.weight": torch.ones(2, 2) for part in "AB"}, folder / "lost.safetensors"
+    )
     broken = folder / "broken.safetensors"
     broken.write_bytes(pipelines.make_lora(family, folder / "style.safetensors", scale=3).read_bytes()[:-100])
     other = "sdxl" if family == "flux" else "flux"
@@ -57,6 +62,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "style": folder / "style.safetensors",
             "other": pipelines.make_lora(family, folder / "other.safetensors", seed=5, scale=3),
             "broken": broken,
+            "lost": folder / "lost.safetensors",
             "foreign": pipelines.make_lora(other, folder / "foreign.safetensors"),
             "nan": pipelines.make_lora(family, folder / "nan.safetensors", scale=float("nan")),
         },
@@ -187,7 +193,7 @@ def test_loras_are_switched_without_a_trace(model: Model) -> None:
     assert draw(model, job(loras=[{"name": "style", "weight": 0.0}]))[0].tobytes() == bare.tobytes()
 
 
-@pytest.mark.parametrize("name", ["foreign", "nan"])
+@pytest.mark.parametrize("name", ["foreign", "lost", "nan"])
 def test_a_lora_that_does_not_fit_leaves_the_model_as_it_was(model: Model, name: str) -> None:
     bare = draw(model, job())[0]
     batch = assemble(model, prepare(job(loras=[{"name": name}]), model).calls)
