@@ -4,6 +4,7 @@ from aiia_platform import health, internal, schema
 from aiia_platform.accounts import api as accounts
 from aiia_platform.catalogue import api as catalogue
 from aiia_platform.catalogue.events import events
+from aiia_platform.chats import api as chats
 from aiia_platform.observability import metrics
 from aiia_platform.options import api as options
 from aiia_platform.usage import api as usage
@@ -34,5 +35,18 @@ urlpatterns = [
     path("api/roles/<int:role_id>/", accounts.RoleDetail.as_view(), name="api-role"),
     path("api/settings/", options.Settings.as_view(), name="api-settings"),
     path("api/schema/", schema.Describe.as_view(), name="api-schema"),
+    path("api/chats/", chats.Chats.as_view(), name="api-chats"),
+    path("api/chats/<uuid:chat_id>/", chats.ChatDetail.as_view(), name="api-chat"),
+    path("api/chats/<uuid:chat_id>/messages/", chats.Messages.as_view(), name="api-chat-messages"),
+    path(
+        "api/chats/<uuid:chat_id>/messages/<uuid:message_id>/", chats.MessageDetail.as_view(), name="api-chat-message"
+    ),
+    path("api/chats/<uuid:chat_id>/generate/", chats.Generating.as_view(), name="api-chat-generate"),
+    path("api/chats/<uuid:chat_id>/cancel/", chats.Cancelling.as_view(), name="api-chat-cancel"),
+    path("api/chats/<uuid:chat_id>/fork/", chats.Forking.as_view(), name="api-chat-fork"),
+    path("api/chats/<uuid:chat_id>/duplicate/", chats.Duplicating.as_view(), name="api-chat-duplicate"),
+    path("api/search/", chats.Search.as_view(), name="api-search"),
+    path("api/llm/status/", chats.Status.as_view(), name="api-llm-status"),
+    path("api/llm/models/", chats.LlmModels.as_view(), name="api-llm-models"),
     path("api/usage/", usage.Usage.as_view(), name="api-usage"),
 ]

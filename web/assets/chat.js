@@ -56,6 +56,19 @@ htmx.on("htmx:sendError", ({ detail }) => {
   if (place) place.textContent = "The server did not answer. Your text is still here, send it again";
 });
 
+// What is typed is kept on the server. Without a connection it is still in the composer.
+let typing;
+addEventListener("input", ({ target }) => {
+  const form = composer();
+  if (!form || target !== form.elements.text) return;
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    const { text, csrfmiddlewaretoken } = form.elements;
+    const body = new URLSearchParams({ text: text.value, csrfmiddlewaretoken: csrfmiddlewaretoken.value });
+    fetch(form.dataset.draft, { method: "POST", body }).catch(() => {});
+  }, 1000);
+});
+
 document.addEventListener("scroll", newest, { capture: true, passive: true });
 // An address that names a message shows that one.
 const arrive = () => document.getElementById(location.hash.slice(1) || "end")?.matches("article") || toEnd();

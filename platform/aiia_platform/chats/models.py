@@ -106,6 +106,18 @@ class Chat(models.Model):
     # Writing
 
     @classmethod
+    def open(cls, user: "User", pk: uuid.UUID, fields: Mapping[str, Any]) -> "Chat":
+        """Make an empty chat with the fields that `change` takes, or find the one that was made under this id.
+
+        Raises `ValidationError` by field, `Chat.DoesNotExist` when the id is somebody else's.
+        """
+        values = {"title": "New chat", "is_titled": "title" in fields} | _settings(fields)
+        chat, _ = cls.objects.get_or_create(id=pk, defaults={"user": user, **values})
+        if chat.user_id != user.pk or chat.deleted_at:
+            raise cls.DoesNotExist
+        return chat
+
+    @classmethod
     def send(
         cls,
         *,
@@ -156,6 +168,8 @@ class Chat(models.Model):
                 return first
             chat._refuse_while_answering()
             parent = chat._message(instead_of).parent if instead_of else chat._tip(after)
+            if parent is None and not chat.is_titled and not instead_of:
+                chat.title = _title(text or "Files")
             question = Message.objects.create(
                 id=message_id,
                 chat=chat,
@@ -227,7 +241,7 @@ class Chat(models.Model):
             )
             started.append(Generation.start(message=answer, user=self.user, model=model, params=own))
         self.leaf = started[0].message.pk
-        self.save(update_fields=["updated_at", "leaf"])
+        self.save(update_fields=["updated_at", "leaf", "title"])
         return started[0]
 
     def _tip(self, after: uuid.UUID | None) -> "Message | None":
