@@ -44,9 +44,6 @@ class Config(BaseSettings):
     #: Prices by model, `*` for the others, as JSON: `{"qwen3-8b": {"prompt": 0.1, "completion": 0.4}}`.
     prices: dict[str, Price] = {}
     currency: str = "USD"
-    #: Whether titles, follow-up questions and tags are made after an answer, and by which model; empty: the answer's.
-    afterwards: bool = True
-    task_model: str = ""
     #: Generations that one worker runs at the same time.
     worker_concurrency: int = 100
 

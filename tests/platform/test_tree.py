@@ -2,13 +2,15 @@
 
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 
 from aiia_platform.accounts.models import User
-from aiia_platform.chats.models import Chat, Message, Stale
+from aiia_platform.chats.models import Chat, Message, Stale, expire
 from aiia_platform.generations.models import ChatBusy, Generation
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("no_jobs")]
@@ -225,3 +227,15 @@ def test_a_deleted_chat_can_be_brought_back(user: User, say: Say) -> None:
     assert not Chat.objects.of(user).exists()
     Chat.objects.trashed(user).get().restore()
     assert Chat.objects.of(user).get() == chat
+
+
+def test_what_was_deleted_goes_for_good_after_a_day(user: User, say: Say) -> None:
+    deleted, kept, temporary = say("One"), say("Two"), say("Three", temporary=True)
+    Chat.objects.filter(pk=deleted.chat_id).update(deleted_at=timezone.now() - timedelta(hours=25))
+    Chat.objects.filter(pk=temporary.chat_id).update(updated_at=timezone.now() - timedelta(hours=25))
+    Message.objects.get(pk=kept.pk).remove(version=1)
+    expire()
+    assert Chat.objects.get().pk == kept.chat_id
+    assert Message.objects.get(pk=kept.pk).text == "Answer to Two"
+    expire(timezone.now() + timedelta(hours=25))
+    assert Message.objects.get(pk=kept.pk).text == ""

@@ -268,6 +268,7 @@ class Messages(APIView):  # type: ignore[misc]
     """The messages of a branch, and the way to add one."""
 
     @extend_schema(
+        operation_id="chats_messages_list",
         summary="Messages of a branch",
         parameters=[
             OpenApiParameter("branch", OpenApiTypes.UUID, description="A message that it goes through"),

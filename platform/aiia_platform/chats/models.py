@@ -425,8 +425,6 @@ class Message(models.Model):
     reasoning = models.TextField(blank=True)
     #: Whether it is shown beside its siblings until one of them is chosen.
     is_beside = models.BooleanField(default=False)
-    #: Questions that the reader might ask next.
-    follow_ups = ArrayField(models.CharField(max_length=200), default=list)
     #: Raised with each change by a person.
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(default=timezone.now)
@@ -665,5 +663,5 @@ def expire(now: datetime | None = None) -> None:
     # A deleted message keeps its place and loses its words.
     gone = Message.objects.filter(deleted_at__lt=limit).exclude(text="", reasoning="")
     Attachment.objects.filter(message__deleted_at__lt=limit).delete()
-    gone.update(text="", reasoning="", follow_ups=[], search=None)
+    gone.update(text="", reasoning="", search=None)
     Attachment.objects.filter(message=None, created_at__lt=limit).delete()

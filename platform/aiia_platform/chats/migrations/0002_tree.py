@@ -128,13 +128,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="message",
-            name="follow_ups",
-            field=django.contrib.postgres.fields.ArrayField(
-                base_field=models.CharField(max_length=200), default=list, size=None
-            ),
-        ),
-        migrations.AddField(
-            model_name="message",
             name="is_beside",
             field=models.BooleanField(default=False),
         ),
