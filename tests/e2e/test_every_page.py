@@ -31,6 +31,7 @@ OUTSIDE = (
 INSIDE = (
     "/",
     "/chats/",
+    "/search/",
     "/settings/",
     "/shortcuts/",
     "/api/docs/",
