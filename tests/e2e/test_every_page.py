@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.urls import URLPattern, get_resolver
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Dialog, Page, expect
 
 from tests.e2e.conftest import DESKTOP, PASSWORD, PHONE, register
 from tests.e2e.site import Site
@@ -111,7 +111,7 @@ def test_axe_finds_nothing_serious_on_any_page(site: Site, open_page: Open, admi
                 visitor.goto(address)
                 confirm(visitor)
                 for scheme in ("light", "dark"):
-                    visitor.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                    visitor.emulate_media(color_scheme=scheme)
                     findings += [f"{scheme}: {finding}" for finding in _axe(visitor)]
                 if device is PHONE and not visitor.evaluate("document.documentElement.scrollWidth <= innerWidth"):
                     findings.append(f"{address} scrolls sideways")
@@ -162,7 +162,12 @@ def test_leaving_with_changes_asks(open_page: Open) -> None:
     page.goto("/settings/")
     page.fill("[name=bio]", "Trains")
     asked: list[str] = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+
+    def leave(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", leave)
     page.goto("/chats/")
     assert asked == ["beforeunload"]
     page.goto("/settings/")
