@@ -101,7 +101,8 @@ class Ticket(Protocol):
     def beside(self) -> int:
         """How many other requests of its user this gateway had in flight when it was admitted.
 
-        Models that take a rank are told it: who asks one thing at a time does not wait in a model for those who ask many.
+        Models that take a rank are told it: who asks one thing at a time does not wait in a model for those who ask
+        many.
         """
         ...
 

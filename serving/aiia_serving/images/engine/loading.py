@@ -8,7 +8,6 @@ from aiia_serving.images.engine.placement import Placed, count, gpu_bytes, plan
 from aiia_serving.images.engine.tuning import tune
 from aiia_serving.images.sources import load_model, recognise
 
-
 # What modules hold beside the numbers of their files.
 _BUFFERS = 1.02
 
