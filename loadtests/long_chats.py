@@ -50,7 +50,7 @@ def bring_in(context: BrowserContext, url: str, chats: list[dict[str, Any]]) -> 
     page.goto(f"{url}/chats/import/")
     content = json.dumps({"format": "aiia-chats", "version": 1, "chats": chats}).encode()
     page.set_input_files("[name=file]", {"name": "chats.json", "mimeType": "application/json", "buffer": content})
-    page.click("main button[type=submit]", timeout=600_000)
+    page.get_by_role("button", name="Import", exact=True).click(timeout=600_000)
     page.wait_for_url("**/chats/", timeout=600_000)
     page.close()
 
