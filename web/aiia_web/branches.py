@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from aiia_platform.chats.models import Chat, Message, Stale
+from aiia_platform.config import config
 from aiia_platform.generations.models import ChatBusy, Sent
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.catalogue import Picker
@@ -168,4 +169,5 @@ def sent(request: SignedInRequest, message_id: UUID) -> HttpResponse:
     """The exact messages that the model was sent for an answer."""
     message = _message(request, message_id)
     found = Sent.objects.filter(generation__message=message).first()
-    return render(request, "chats/what_was_sent.html", {"chat": message.chat, "message": message, "sent": found})
+    page = {"chat": message.chat, "message": message, "sent": found, "currency": config().currency}
+    return render(request, "chats/what_was_sent.html", page)

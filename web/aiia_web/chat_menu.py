@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from aiia_platform.chats.models import Chat, Draft, Stale
 from aiia_platform.chats.params import NUMBERS, STRATEGIES
+from aiia_platform.config import config
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.fragments import is_fragment
 
@@ -69,7 +70,9 @@ def _form(request: SignedInRequest, chat: Chat, error: str = "", status: int = 2
     given = kept or chat.params
     numbers = [(name, name.replace("_", " "), given.get(name, ""), *bounds) for name, bounds in NUMBERS.items()]
     page = {"chat": chat, "values": values, "numbers": numbers, "strategies": STRATEGIES.items(), "error": error}
-    return render(request, "chats/edit.html", page | {"totals": chat.totals()}, status=status)
+    return render(
+        request, "chats/edit.html", page | {"totals": chat.totals(), "currency": config().currency}, status=status
+    )
 
 
 @signed_in
