@@ -213,8 +213,8 @@ def train(out: Path, minutes_vae: float, minutes: float, pictures: int) -> None:
     torch.manual_seed(0)
     random = Random(0)
     again = (out / "unet" / "config.json").exists()
-    # First the shapes; a second run, gentler, cleans the ground and its colour.
-    peak, extra, middle = (4e-4, 1, 0.5) if again else (1.5e-3, 3, 0.7)
+    # First the shapes; further runs clean the ground and its colour.
+    peak, extra, middle = (1e-3, 1, 0.5) if again else (1.5e-3, 3, 0.7)
     seen = [scene for scene in scenes() if not scene.unseen]
     words = tokenizer(out / "tokenizer")
     if (out / "vae" / "config.json").exists():
