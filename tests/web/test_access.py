@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from aiia_platform.accounts.models import ApiKey, Role, User
-from aiia_platform.chats.models import Chat, Message
+from aiia_platform.chats.models import Attachment, Chat, Message
 from aiia_platform.generations.models import Generation
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
@@ -74,6 +74,7 @@ def addresses(user: User) -> dict[str, str]:
         **{f"api-chat-{verb}": f"{api}{verb}/" for verb in ("messages", "generate", "cancel", "fork", "duplicate")},
         **{f"chat-{verb}": f"{chat}{verb}/" for verb in on_chats},
         "chat-export": f"{chat}export.md",
+        "file": f"/files/{Attachment.store(user, 'a.txt', b'a').pk}/",
         **{f"message-{verb}": f"{message}{verb}/" for verb in on_messages},
         "admin-approve": f"{person}approve/",
         "admin-close": f"{person}close/",

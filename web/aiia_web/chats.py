@@ -6,12 +6,15 @@ from uuid import UUID, uuid4
 from django.contrib import messages
 from django.core.exceptions import BadRequest, ValidationError
 from django.core.paginator import Paginator
+from django.db import transaction
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils.http import content_disposition_header
 from django.views.decorators.http import require_POST, require_safe
 
-from aiia_platform.chats.models import Chat, Draft, Message
+from aiia_platform.chats.files import MAX_FILE
+from aiia_platform.chats.models import MAX_FILES, Attachment, Chat, Draft, Message
 from aiia_platform.chats.tree import END, Window
 from aiia_platform.generations.models import ChatBusy, Generation
 from aiia_web.access import SignedInRequest, signed_in
@@ -115,15 +118,17 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     except ValueError as error:
         raise BadRequest from error
     try:
-        generation = Chat.send(
-            user=request.user,
-            chat_id=chat_id,
-            message_id=message_id,
-            text=text,
-            model=model,
-            after=after,
-            temporary="temporary" in request.POST,
-        )
+        with transaction.atomic():
+            generation = Chat.send(
+                user=request.user,
+                chat_id=chat_id,
+                message_id=message_id,
+                text=text,
+                model=model,
+                after=after,
+                temporary="temporary" in request.POST,
+                attachments=_files(request, message_id),
+            )
     except Chat.DoesNotExist as error:
         raise Http404 from error
     except ValidationError as error:
@@ -143,6 +148,29 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     }
     response = render(request, "chats/sent.html", context)
     response["HX-Push-Url"] = reverse("chat", args=[chat_id])
+    return response
+
+
+def _files(request: SignedInRequest, message_id: UUID) -> list[UUID]:
+    """The chosen files, stored; none for a message that is repeated."""
+    # One more than may be, so that too many are refused without being read.
+    chosen = request.FILES.getlist("files")[: MAX_FILES + 1]
+    if not chosen or Message.objects.filter(pk=message_id).exists():
+        return []
+    if any((file.size or 0) > MAX_FILE for file in chosen):
+        raise ValidationError(f"A file holds {MAX_FILE // 1024 // 1024} MB at most.", code="too_large")
+    return Attachment.store_all(request.user, [(file.name or "file", file.read()) for file in chosen])
+
+
+@signed_in
+@require_safe
+def file(request: SignedInRequest, file_id: UUID) -> HttpResponse:
+    """A file of a message: a picture as itself, a text to be saved."""
+    found = get_object_or_404(Attachment, pk=file_id, user=request.user)
+    response = HttpResponse(bytes(found.content), content_type=found.content_type)
+    response["Content-Disposition"] = content_disposition_header(not found.is_image, found.name) or ""
+    response["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    response["Cache-Control"] = "private, max-age=31536000, immutable"
     return response
 
 

@@ -30,6 +30,7 @@ urlpatterns = [
     path("chats/<uuid:chat_id>/messages/", chats.send, name="chat-send"),
     path("chats/<uuid:chat_id>/delete/", chats.delete, name="chat-delete"),
     path("", include("aiia_web.chat_urls")),
+    path("files/<uuid:file_id>/", chats.file, name="file"),
     path("chats/import/", transfer.take_in, name="chats-import"),
     path("chats/export/", transfer.export_all, name="chats-export"),
     path("chats/<uuid:chat_id>/export.<slug:kind>", transfer.export, name="chat-export"),

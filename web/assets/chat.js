@@ -47,6 +47,8 @@ htmx.on("htmx:afterRequest", ({ detail }) => {
   if (detail.elt !== form || !detail.successful) return;
   const { text } = form.elements;
   if (text.value === form.sent) text.value = "";
+  form.elements.files.value = "";
+  form.querySelector(".composer-files").open = false;
   document.getElementById("welcome")?.remove();
   if (!touch.matches) text.focus();
   toEnd();

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE_LENGTH = 200_000
 TITLE_LENGTH = 80
 MAX_MODEL_LENGTH = 200
+#: Files in one message.
+MAX_FILES = 10
 #: Answers that one question asks for at once.
 MAX_ANSWERS = 6
 #: Characters of a message that are searched. Postgres takes no more than 1 MB of words.
@@ -554,6 +556,19 @@ class Attachment(models.Model):
             sha256=hashlib.sha256(content).hexdigest(),
             content=content,
         )
+
+    @classmethod
+    def store_all(cls, user: "User", files: Sequence[tuple[str, bytes]]) -> list[uuid.UUID]:
+        """Keep the files of one message, each a name and its content. Raises `ValidationError` that names the file."""
+        if len(files) > MAX_FILES:
+            raise ValidationError(f"A message takes {MAX_FILES} files at most.", code="too_many")
+        kept = []
+        for name, content in files:
+            try:
+                kept.append(cls.store(user, name, content).pk)
+            except ValidationError as error:
+                raise ValidationError(f"{name}: {error.messages[0]}", code="file") from error
+        return kept
 
     @classmethod
     def attach(cls, message: Message, ids: Sequence[uuid.UUID]) -> None:

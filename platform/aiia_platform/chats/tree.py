@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import connection
+from django.db.models import Prefetch
 from django.db.models.expressions import RawSQL
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ def newest_leaf(message: uuid.UUID) -> uuid.UUID:
 
 def window(chat: "Chat", leaf: uuid.UUID | None, *, upto: int = END, size: int = WINDOW) -> Window:
     """The last `size` messages of a branch up to position `upto`, with their generations and files."""
-    rows = branch(leaf, upto=upto, limit=size + 1).select_related("generation").prefetch_related("attachments")
+    from aiia_platform.chats.models import Attachment
+
+    files = Prefetch("attachments", Attachment.objects.defer("content"))
+    rows = branch(leaf, upto=upto, limit=size + 1).select_related("generation").prefetch_related(files)
     # The ids of what was read and written are long and no page shows them.
     found = list(rows.defer("search", "generation__prompt_ids", "generation__output_ids"))
     shown = found[-size:]
