@@ -4,8 +4,10 @@ import base64
 import io
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import openai
+import psutil
 import pytest
 from PIL import Image, ImageDraw
 
@@ -19,18 +21,21 @@ MODEL = "aiia-shapes"
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     with Instance(tmp_path_factory.mktemp("up")) as instance:
         instance.wait_ready(timeout=240)
-        arguments = ("--data-dir", str(instance.data.path), "--email", "ada@example.com")
-        made = run_aiia(
-            "admin", "create-user", *arguments, "--password-stdin", "--admin", stdin="correct horse battery\n"
-        )
-        assert made.returncode == 0, made.stderr
-        token = run_aiia("admin", "create-token", *arguments, "--name", "script").stdout.strip()
-        # The first image starts the model.
-        with openai.OpenAI(base_url=f"{instance.address}/v1", api_key=token, max_retries=0, timeout=400) as client:
-            yield client
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def client(instance: Instance) -> Iterator[openai.OpenAI]:
+    arguments = ("--data-dir", str(instance.data.path), "--email", "ada@example.com")
+    made = run_aiia("admin", "create-user", *arguments, "--password-stdin", "--admin", stdin="correct horse battery\n")
+    assert made.returncode == 0, made.stderr
+    token = run_aiia("admin", "create-token", *arguments, "--name", "script").stdout.strip()
+    # The first image starts the model.
+    with openai.OpenAI(base_url=f"{instance.address}/v1", api_key=token, max_retries=0, timeout=400) as client:
+        yield client
 
 
 def opened(image: str | None) -> Image.Image:
@@ -68,6 +73,29 @@ def test_a_stream_of_partial_images(client: openai.OpenAI) -> None:
     )
     kinds = [event.type for event in stream]
     assert kinds == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+
+
+def test_an_image_whose_replica_is_killed_comes_all_the_same(instance: Instance, client: openai.OpenAI) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "prompt": "a red cross on a white background",
+        "extra_body": {"seed": 7, "steps": 150},
+    }
+    undisturbed = client.images.generate(**asked).data
+    assert undisturbed is not None
+    events = client.images.generate(**asked, stream=True, partial_images=3)
+    assert next(iter(events)).type == "image_generation.partial_image"
+    ours = {process.pid for process in instance.processes()}
+    # Passes over processes that end while it looks.
+    (replica,) = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid in ours and f"ServeReplica:{MODEL}" in " ".join(process.info["cmdline"] or ())
+    ]
+    replica.kill()
+    *_, last = events
+    assert last.type == "image_generation.completed"
+    assert opened(last.b64_json).tobytes() == opened(undisturbed[0].b64_json).tobytes()
 
 
 def test_edits(client: openai.OpenAI) -> None:
