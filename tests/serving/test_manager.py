@@ -59,8 +59,10 @@ def test_a_document_of_an_endpoint(manager: ManagerProcess, upstream: FakeUpstre
     models = manager.wait(lambda models: models["remote"]["state"] == "ready")
     assert models["remote"]["upstream"]["model"] == "llama"
     file.write_text(DOCUMENT % (upstream.base_url, "llama") + "  gpus: 1\n")
-    models = manager.wait(lambda models: models["remote"]["state"] == "failed")
+    # A mistake leaves the model as it was before.
+    models = manager.wait(lambda models: models["remote"]["reason"])
     assert "remote.yaml: spec.gpus: Extra inputs are not permitted" in models["remote"]["reason"]
+    assert models["remote"]["state"] == "ready"
     file.unlink()
     manager.wait(lambda models: "remote" not in models)
 

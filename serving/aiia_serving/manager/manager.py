@@ -138,10 +138,11 @@ class Manager:
     async def _take(self, catalogue: Catalogue, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         self._catalogue = catalogue
         local = {name: document for name, document in catalogue.documents.items() if document.spec.engine != "openai"}
+        notes = {name: str(refusal) for name, refusal in catalogue.outdated.items()}
         if self._local is not None:
-            self._local.want(local, {name: str(refusal) for name, refusal in catalogue.outdated.items()})
+            self._local.want(local, notes)
         endpoints = {
-            document.id: Endpoint.of_document(document)
+            document.id: Endpoint.of_document(document, notes.get(document.id))
             for document in catalogue.documents.values()
             if document.spec.engine == "openai"
         }

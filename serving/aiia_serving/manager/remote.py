@@ -20,11 +20,12 @@ _PROBE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One endpoint: with a ``document`` a single model of it, else all that it lists."""
+    """One endpoint: with a ``document`` a single model of it, else all that it lists. ``note`` is told with its state."""
 
     url: str
     api_key: str | None
     document: ModelDocument | None = None
+    note: str | None = None
 
     @classmethod
     def of_environment(cls) -> "Endpoint | None":
@@ -33,10 +34,10 @@ class Endpoint:
         return cls(url.rstrip("/"), os.environ.get("OPENAI_API_KEY") or None) if url else None
 
     @classmethod
-    def of_document(cls, document: ModelDocument) -> "Endpoint":
+    def of_document(cls, document: ModelDocument, note: str | None = None) -> "Endpoint":
         source = document.spec.source
         key = os.environ.get(source.api_key_env) if source.api_key_env else None
-        return cls(str(source.url).rstrip("/"), key, document)
+        return cls(str(source.url).rstrip("/"), key, document, note)
 
 
 class RemoteModels:
@@ -118,7 +119,7 @@ class RemoteModels:
                 engine="openai",
                 title=document.title if document else model_id,
                 state=state,
-                reason=reason,
+                reason=self._endpoint.note or reason,
                 upstream=upstream,
                 max_model_len=max_model_len,
                 max_in_flight=document.spec.scaling.max_in_flight if document else 32,
