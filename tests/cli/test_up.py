@@ -69,6 +69,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_killed_role_is_started_again_and_the_crash_is_shown(instance: Instance, role: str) -> None:
+    # What was killed before may have taken others with it.
+    instance.wait_ready(*ROLES)
     before = instance.restarts(role)
     killed = instance.kill(role)
     instance.wait_restarted(role, killed)

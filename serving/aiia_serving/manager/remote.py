@@ -20,7 +20,7 @@ _PROBE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One endpoint: with a ``document`` a single model of it, else all that it lists. ``note`` is told with its state."""
+    """One endpoint: with a ``document`` a single model of it, else all that it lists. ``note`` goes with its state."""
 
     url: str
     api_key: str | None
