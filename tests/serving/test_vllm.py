@@ -167,49 +167,15 @@ def test_every_protocol_tells_the_same_answer(served: GatewayProcess, model: ope
     assert (response.output_text, response.status) == (text, "incomplete")
     assert response.usage is not None
     assert response.usage.input_tokens == chat.usage.prompt_tokens
-    with model.responses.stream(model=MODEL, input=STORY, temperature=0, max_output_tokens=40) as streamed:
-        assert streamed.get_final_response().output_text == text
+    events = list(model.responses.create(model=MODEL, input=STORY, temperature=0, max_output_tokens=40, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+    assert events[-1].type == "response.incomplete"
     message = claude.messages.create(model=MODEL, max_tokens=40, messages=STORY, extra_body={"temperature": 0})
     assert [block.to_dict().get("text") for block in message.content] == [text]
     assert (message.stop_reason, message.usage.input_tokens) == ("max_tokens", chat.usage.prompt_tokens)
     with claude.messages.stream(model=MODEL, max_tokens=40, messages=STORY, extra_body={"temperature": 0}) as stream:
         assert "".join(stream.text_stream) == text
     assert claude.messages.count_tokens(model=MODEL, messages=STORY).input_tokens == chat.usage.prompt_tokens
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_tool_that_must_be_called_is_called(model: openai.OpenAI, stream: bool) -> None:
-    parameters = {
-        "type": "object",
-        "properties": {"town": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
-        "required": ["town", "days"],
-        "additionalProperties": False,
-    }
-    asked: Any = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": "What will the weather be in Paris?"}],
-        "tools": [{"type": "function", "function": {"name": "weather", "parameters": parameters}}],
-        "tool_choice": {"type": "function", "function": {"name": "weather"}},
-        "temperature": 0,
-        "max_tokens": 100,
-    }
-    if stream:
-        pieces = [
-            call
-            for chunk in model.chat.completions.create(**asked, stream=True)
-            for call in chunk.choices[0].delta.tool_calls or []
-        ]
-        assert {piece.index for piece in pieces} == {0}
-        names = [piece.function.name for piece in pieces if piece.function and piece.function.name]
-        arguments = "".join(piece.function.arguments or "" for piece in pieces if piece.function)
-    else:
-        calls = model.chat.completions.create(**asked).choices[0].message.tool_calls
-        names, arguments = [call.function.name for call in calls], calls[0].function.arguments
-    assert names == ["weather"]
-    called = json.loads(arguments)
-    assert called.keys() == {"town", "days"}
-    assert called["town"] in ("Paris", "Rome")
-    assert 1 <= called["days"] <= 9
 
 
 def test_an_answer_keeps_to_its_schema(model: openai.OpenAI) -> None:
