@@ -1,9 +1,7 @@
 """The files for Grafana and Prometheus name only what there is to see."""
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -17,6 +15,7 @@ from aiia_platform.observability import metrics as platform_metrics
 from aiia_serving.gateway import metrics as gateway_metrics
 from aiia_serving.manager import metrics as manager_metrics
 from tests.fakes import ROOT
+from tests.support.beside import load
 
 pytestmark = pytest.mark.unit
 
@@ -35,14 +34,7 @@ _NAME = re.compile(r"\b(?:aiia_[a-z_]+|vllm:[a-z_]+|process_[a-z_]+)\b")
 
 
 def _build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dashboards_build", FOLDER / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look for the module that they are in.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load(FOLDER / "build.py", "dashboards_build")
 
 
 def ours() -> dict[str, Any]:

@@ -70,8 +70,8 @@ def _beside(window: Window) -> list[Message]:
     last = window.messages[-1] if window.messages else None
     if last is None or not last.is_beside or window.has_newer:
         return []
-    found = Message.objects.filter(pk__in=last.siblings, is_beside=True, deleted_at=None).select_related("generation")
-    return list(found.defer("search", "generation__prompt_ids", "generation__output_ids").order_by("created_at"))
+    found = Message.objects.filter(pk__in=last.siblings, is_beside=True, deleted_at=None)
+    return list(found.to_read().order_by("created_at"))
 
 
 def _is_running(message: Message) -> bool:

@@ -1,26 +1,21 @@
 """The page of models: what they do, for everybody; what can be done with them, for administrators."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from aiia_platform.catalogue import manager
 from aiia_platform.catalogue.manager import ManagedModel
 from aiia_platform.problems import Problem
-from aiia_web.access import SignedInRequest, signed_in
+from aiia_web.access import SignedInRequest, administrators, signed_in
 from aiia_web.fragments import is_fragment, toast
-
-P = ParamSpec("P")
 
 #: States that end by themselves, so that the page asks again soon.
 _PASSING = {"registered", "downloading", "starting", "draining"}
@@ -123,36 +118,21 @@ def index(request: SignedInRequest) -> HttpResponse:
     return render(request, "models/states.html", {"board": board})
 
 
-def _administrator(
-    view: Callable[Concatenate[SignedInRequest, P], HttpResponse],
-) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
-    """Let only administrators in."""
-
-    @signed_in
-    @wraps(view)
-    def guarded(request: SignedInRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
-        if not request.user.is_staff:
-            raise PermissionDenied
-        return view(request, *args, **kwargs)
-
-    return guarded
-
-
-@_administrator
+@administrators
 @require_POST
 def act(request: SignedInRequest, model_id: str, verb: str) -> HttpResponse:
     """Load or unload a model."""
     return _change(request, verb, model_id, "POST", manager.model_path(model_id, verb))
 
 
-@_administrator
+@administrators
 @require_POST
 def add(request: SignedInRequest, name: str) -> HttpResponse:
     """Add a model from the catalogue."""
     return _change(request, "add", name, "POST", manager.catalogue_path(name))
 
 
-@_administrator
+@administrators
 def remove(request: SignedInRequest, model_id: str) -> HttpResponse:
     """Ask, then remove."""
     if request.method == "POST":
@@ -161,7 +141,7 @@ def remove(request: SignedInRequest, model_id: str) -> HttpResponse:
     return render(request, template, {"model_id": model_id})
 
 
-@_administrator
+@administrators
 @require_POST
 def scale(request: SignedInRequest, model_id: str) -> HttpResponse:
     """Set the least and the most replicas."""

@@ -17,7 +17,6 @@ from django.views.decorators.http import require_http_methods, require_safe
 from aiia_platform.chats.models import Chat
 from aiia_platform.chats.transfer import exporting, importing
 from aiia_platform.chats.transfer.parsed import UnreadableExport
-from aiia_web import pdf
 from aiia_web.access import SignedInRequest, signed_in
 
 
@@ -89,6 +88,9 @@ def _html(chat: Chat) -> bytes:
 
 
 def _pdf(chat: Chat) -> bytes:
+    # Its library and the fonts' are large, and few ask for it.
+    from aiia_web import pdf
+
     return pdf.document(chat.title, ((exporting.author_of(message), message.text) for message in exporting.shown(chat)))
 
 

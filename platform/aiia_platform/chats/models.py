@@ -400,6 +400,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """The messages in this user's chats."""
         return self.filter(chat__user=user, chat__deleted_at=None)
 
+    def to_read(self) -> Self:
+        """With their generations, and without what is long and no reader sees: ids of tokens, and the search index."""
+        return self.select_related("generation").defer("search", "generation__prompt_ids", "generation__output_ids")
+
     def index(self) -> int:
         """Make their text searchable. Called in the transaction that completes it."""
         return self.update(search=SearchVector(Left("text", SEARCHED), config="simple"))

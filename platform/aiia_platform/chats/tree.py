@@ -14,9 +14,7 @@ from django.db.models import Prefetch
 from django.db.models.expressions import RawSQL
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
-
-    from aiia_platform.chats.models import Chat, Message
+    from aiia_platform.chats.models import Chat, Message, MessageQuerySet
 
 #: Messages on a page.
 WINDOW = 50
@@ -75,7 +73,7 @@ class Window:
         return self.messages[-1].position if self.messages else 0
 
 
-def branch(leaf: uuid.UUID | None, *, upto: int = END, limit: int = END) -> "QuerySet[Message]":
+def branch(leaf: uuid.UUID | None, *, upto: int = END, limit: int = END) -> "MessageQuerySet":
     """The messages from `leaf` upwards, in the order in which they are read: the last `limit` up to position `upto`."""
     from aiia_platform.chats.models import Message
 
@@ -97,9 +95,8 @@ def window(chat: "Chat", leaf: uuid.UUID | None, *, upto: int = END, size: int =
     from aiia_platform.chats.models import Attachment
 
     files = Prefetch("attachments", Attachment.objects.defer("content"))
-    rows = branch(leaf, upto=upto, limit=size + 1).select_related("generation").prefetch_related(files)
-    # The ids of what was read and written are long and no page shows them.
-    found = list(rows.defer("search", "generation__prompt_ids", "generation__output_ids"))
+    rows = branch(leaf, upto=upto, limit=size + 1).to_read().prefetch_related(files)
+    found = list(rows)
     shown = found[-size:]
     _add_siblings(chat, shown)
     has_newer = bool(shown) and shown[-1].pk != leaf

@@ -67,12 +67,7 @@ def conversation(generation: Generation) -> Conversation:
     message = generation.message
     chat = message.chat
     before = tree.branch(message.parent_id).filter(deleted_at=None).exclude(pk=message.pk)
-    last = (
-        before.filter(role="assistant", generation__isnull=False)
-        .select_related("generation")
-        .defer("generation__prompt_ids", "generation__output_ids", "search")
-        .last()
-    )
+    last = before.filter(role="assistant", generation__isnull=False).to_read().last()
     start = max(generation.context_from, last.generation.context_from if last else 0)
     summary = None
     if chat.context.get("strategy") == "summary":

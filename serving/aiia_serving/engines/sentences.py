@@ -5,7 +5,7 @@ from typing import Any
 
 from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.catalogue.options import EmbeddingOptions, RerankOptions
-from aiia_serving.engines import store
+from aiia_serving.engines import deployment, store
 
 _LONGEST_ANSWER_S = 120
 
@@ -16,46 +16,17 @@ def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
     options: EmbeddingOptions | RerankOptions = (
         spec.embedding or EmbeddingOptions() if spec.engine == "embedding" else spec.rerank or RerankOptions()
     )
-    actor: dict[str, Any] = {
-        "num_gpus": spec.resources.gpus,
-        "runtime_env": {
-            "env_vars": {
-                "HF_HUB_OFFLINE": "1",
-                "OMP_NUM_THREADS": str(options.threads),
-                "TOKENIZERS_PARALLELISM": "false",
-            }
-        },
-    }
-    if spec.resources.gpus and spec.resources.accelerator_type and " " not in spec.resources.accelerator_type:
-        actor["accelerator_type"] = spec.resources.accelerator_type
-    return {
-        "name": document.id,
-        "route_prefix": f"/{document.id}",
-        "import_path": "aiia_serving.engines.sentences:build",
-        "args": {
-            "engine": spec.engine,
-            "model": document.id,
-            "folder": str(store.folder(document, cache)),
-            "options": options.model_dump(),
-            "deployment": {
-                "num_replicas": max(1, spec.scaling.min_replicas),
-                "max_ongoing_requests": 1_000_000,
-                "health_check_period_s": 1,
-                "health_check_timeout_s": 30,
-                "graceful_shutdown_timeout_s": _LONGEST_ANSWER_S,
-                "ray_actor_options": actor,
-            },
-        },
-    }
+    return deployment.application(
+        document,
+        "aiia_serving.engines.sentences:build",
+        {"engine": spec.engine, "folder": str(store.folder(document, cache)), "options": options.model_dump()},
+        threads=options.threads,
+        longest_answer_s=_LONGEST_ANSWER_S,
+    )
 
 
 def build(args: dict[str, Any]) -> Any:
     """Serve's builder: runs in a task of the cluster."""
-    from ray import serve
-
     from aiia_serving.engines.sentences_server import Server
 
-    deployment = serve.deployment(
-        serve.ingress()(Server), name=f"{Server.__name__}:{args['model']}", **args["deployment"]
-    )
-    return deployment.bind(args["engine"], args["model"], args["folder"], args["options"])
+    return deployment.build(Server, args, args["engine"], args["model"], args["folder"], args["options"])

@@ -243,17 +243,26 @@ _NOT_FORWARDED = {
 }
 
 
-def parse(kind: type[R], body: bytes) -> R:
-    """The request in ``body``. Raises ``ApiError`` 400 that names the field."""
+def decoded(body: bytes) -> Any:
+    """What a JSON body says. Raises ``ApiError`` 400."""
     try:
         # Unlike Python's own parser it refuses what cannot be sent on: NaN, halves of characters, depth without end.
-        raw = from_json(body, allow_inf_nan=False)
+        return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise ApiError(400, f"The request body is not valid JSON: {error}.", code="invalid_json") from error
+
+
+def validated(kind: type[R], given: Any) -> R:
+    """The request that ``given`` is. Raises ``ApiError`` 400 that names the field."""
     try:
-        request = kind.model_validate(raw)
+        return kind.model_validate(given)
     except ValidationError as error:
         raise explained(error) from error
+
+
+def parse(kind: type[R], body: bytes) -> R:
+    """The request in ``body``. Raises ``ApiError`` 400 that names the field."""
+    request = validated(kind, decoded(body))
     if isinstance(request, GenerationRequest) and request.stream_options is not None and not request.stream:
         raise ApiError(400, "'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     return request

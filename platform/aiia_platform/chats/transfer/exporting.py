@@ -30,8 +30,7 @@ def as_markdown(chat: Chat) -> Iterator[str]:
 
 def shown(chat: Chat) -> "list[Message]":
     """The messages of the branch that is shown, without those that were taken out."""
-    rows = tree.branch(chat.end).filter(deleted_at=None).select_related("generation")
-    return list(rows.defer("search", "generation__prompt_ids", "generation__output_ids"))
+    return list(tree.branch(chat.end).filter(deleted_at=None).to_read())
 
 
 def model_of(message: Message) -> str:
@@ -45,7 +44,7 @@ def author_of(message: Message) -> str:
 
 
 def _chat(chat: Chat) -> dict[str, Any]:
-    messages = chat.messages.filter(deleted_at=None).order_by("position", "created_at").select_related("generation")
+    messages = Message.objects.filter(chat=chat, deleted_at=None).order_by("position", "created_at").to_read()
     end = chat.end
     return {
         "id": str(chat.pk),
@@ -68,7 +67,7 @@ def _chat(chat: Chat) -> dict[str, Any]:
                 "model": model_of(message),
                 "created_at": message.created_at.isoformat(),
             }
-            for message in messages.defer("search", "generation__prompt_ids", "generation__output_ids")
+            for message in messages
         ],
     }
 

@@ -5,10 +5,9 @@ import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_core import from_json
 
 from aiia_serving.gateway.errors import ApiError
-from aiia_serving.gateway.requests import Strict, explained, inline_image
+from aiia_serving.gateway.requests import Strict, decoded, explained, inline_image, validated
 from aiia_serving.images.job import (
     MAX_IMAGES,
     MAX_PROMPT,
@@ -223,15 +222,7 @@ Q = TypeVar("Q", bound=ImageRequest)
 
 def read(kind: type[Q], given: bytes | dict[str, Any]) -> Q:
     """The request in a JSON body or in a form's fields. Raises ``ApiError`` 400 that names the field."""
-    if isinstance(given, bytes):
-        try:
-            given = from_json(given, allow_inf_nan=False)
-        except ValueError as error:
-            raise ApiError(400, f"The request body is not valid JSON: {error}.", code="invalid_json") from error
-    try:
-        request = kind.model_validate(given)
-    except ValidationError as error:
-        raise explained(error) from error
+    request = validated(kind, decoded(given) if isinstance(given, bytes) else given)
     request.checked()
     return request
 
