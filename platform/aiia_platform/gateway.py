@@ -38,6 +38,8 @@ class ModelInfo:
     starts_on_demand: bool = True
     #: Whether it reads pictures.
     sees: bool = False
+    #: Whether it can be held to a JSON schema.
+    structured: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -60,6 +62,15 @@ class GatewayError(Exception):
 
 class StreamBroken(Exception):
     """A stream ended without its `[DONE]`."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer, and its tokens by the model's own count; 0 where it does not say."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 def _headers(user: object | None = None, work: str = "interactive") -> dict[str, str]:
@@ -135,6 +146,7 @@ def model_info(entry: dict[str, Any]) -> ModelInfo:
         exact_continuation=bool(more.get("exact_continuation")),
         starts_on_demand=bool(more.get("starts_on_demand", True)),
         sees="vision" in (more.get("capabilities") or ()),
+        structured="json_schema" in (more.get("capabilities") or ()),
     )
 
 
@@ -176,15 +188,19 @@ class Gateway:
         except (aiohttp.ClientError, OSError, KeyError, ValueError) as error:
             raise StreamBroken(str(error)) from error
 
-    async def complete(self, body: dict[str, Any], *, user: object, patience: float, work: str = "interactive") -> str:
-        """The whole text of a chat completion, of the class `work`. Raises like `stream`."""
+    async def complete(
+        self, body: dict[str, Any], *, user: object, patience: float, work: str = "interactive"
+    ) -> Completion:
+        """The whole of a chat completion, of the class `work`. Raises like `stream`."""
         text = ""
+        usage: dict[str, int] = {}
         stream = self.stream("chat/completions", body, user=user, patience=patience, work=work)
         async with aclosing(stream):
             async for kind, data in stream:
                 if kind == "frame":
                     text += "".join((c.get("delta") or {}).get("content") or "" for c in data.get("choices") or ())
-        return text
+                    usage = data.get("usage") or usage
+        return Completion(text, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
 
     async def stream(
         self, path: str, body: dict[str, Any], *, user: object, patience: float, work: str = "interactive"

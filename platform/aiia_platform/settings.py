@@ -57,6 +57,7 @@ INSTALLED_APPS = [
     "procrastinate.contrib.django",
     "servestatic",
     "aiia_platform.accounts",
+    "aiia_platform.afterwords",
     "aiia_platform.chats",
     "aiia_platform.generations",
     "aiia_platform.options",

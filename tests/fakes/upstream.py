@@ -12,6 +12,7 @@
 import argparse
 import asyncio
 import json
+import re
 import socket
 import sys
 import time
@@ -60,6 +61,8 @@ class Behaviour:
     tokens_per_second: float = 0
     first_token_s: float = 0
     reasoning_tokens: int = 0
+    # What it answers instead to a conversation that has a text in it: `{text: answer}`.
+    says: dict[str, str] = field(default_factory=dict)
     # How many calls it answers with when it has tools and no results yet.
     calls: int = 0
     fault: Fault = "none"
@@ -343,7 +346,10 @@ class Answer:
             yield _dump({**self.base, "choices": [], "usage": self._usage()}), 0
 
     def _structured(self) -> list[dict[str, Any]]:
-        """The deltas of an answer that is a call of tools, or JSON; none for one that is text."""
+        """The deltas of an answer that is given, a call of tools, or JSON; none for one that is made up."""
+        asked = json.dumps(self.request.get("messages") or [], ensure_ascii=False)
+        if said := next((said for text, said in self.behaviour.says.items() if text in asked), None):
+            return [{"content": piece} for piece in re.split(r"(?<= )", said)]
         tools = self.request.get("tools") or []
         if tools and self.behaviour.calls and all(m["role"] != "tool" for m in self.request["messages"]):
             thoughts = [{"reasoning": token_text(position)} for position in range(self.behaviour.reasoning_tokens)]

@@ -31,6 +31,10 @@ os.environ.update(
     AIIA_GATEWAY_URL=f"http://127.0.0.1:{GATEWAY_PORT}/v1",
     AIIA_MANAGER_URL=f"http://127.0.0.1:{MANAGER_PORT}",
     AIIA_DEBUG="1",
+    # What a model is asked after an answer would be among what tests count; those that are about it switch it on.
+    AIIA_TITLES="0",
+    AIIA_TAGS="0",
+    AIIA_FOLLOW_UPS="0",
 )
 for name in ("AIIA_SECRET_KEY_FILE", "AIIA_INTERNAL_TOKEN_FILE", "OPENAI_BASE_URL"):
     os.environ.pop(name, None)

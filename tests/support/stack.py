@@ -29,17 +29,17 @@ class Stack:
         self.redis = redis
         self.upstream = FakeUpstream(models=[MODEL], **behaviour)
         self.log = ROOT / "stack.log"
-        self._control = FakeControl()
-        self.gateway = GatewayProcess(self._control.url, log=self.log, AIIA_GATEWAY_RETRY_S="1")
+        self.control = FakeControl()
+        self.gateway = GatewayProcess(self.control.url, log=self.log, AIIA_GATEWAY_RETRY_S="1")
         self._exact = exact_continuation
         self.workers: list[subprocess.Popen[bytes]] = []
         self._web: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.upstream.start()
-        self._control.__enter__()
+        self.control.__enter__()
         limits = {"max_model_len": 8192, "max_in_flight": 64}
-        self._control.set_model(MODEL, self.upstream.base_url, exact_continuation=self._exact, **limits)
+        self.control.set_model(MODEL, self.upstream.base_url, exact_continuation=self._exact, **limits)
         self.gateway.__enter__()
         return self
 
@@ -49,7 +49,7 @@ class Stack:
             process.wait()
         self.gateway.kill()
         self.upstream.kill()
-        self._control.__exit__(kind, value, tb)
+        self.control.__exit__(kind, value, tb)
         # pytest shows it when the test has failed.
         print(self.log.read_text()[-6000:])
         self.log.unlink()

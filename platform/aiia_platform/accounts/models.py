@@ -195,9 +195,18 @@ class UserSettings(models.Model):
     user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="settings", primary_key=True)
     #: `model`, `system_prompt`, `temperature`, `top_p`, `max_tokens`: those that are chosen.
     llm_preferences = models.JSONField(default=dict, blank=True)
+    #: What a model may write after answers, by `AFTERWORDS`: those that differ from its first choice.
+    afterwords = models.JSONField(default=dict, blank=True)
+
+    #: `titles`, `tags` and `follow_ups` as the installation has them, and whether `temporary` chats get them, too.
+    AFTERWORDS: ClassVar = {"titles": True, "tags": True, "follow_ups": True, "temporary": False}
 
     def __str__(self) -> str:
         return f"settings of {self.user}"
+
+    def wants_afterword(self, name: str) -> bool:
+        """Whether a model may write this after answers, where the installation lets it."""
+        return bool(self.afterwords.get(name, self.AFTERWORDS[name]))
 
     @property
     def for_new_chats(self) -> dict[str, Any]:

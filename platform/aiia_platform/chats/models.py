@@ -72,7 +72,7 @@ class Chat(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="chats")
     title = models.CharField(max_length=TITLE_LENGTH)
-    #: Whether a person chose the title, so that no model replaces it.
+    #: Whether the title is more than a question's first line: a person chose it, or a model made it. It then stays.
     is_titled = models.BooleanField(default=False)
     tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -228,6 +228,8 @@ class Chat(models.Model):
     def _answer(
         self, question: "Message", wanted: list[str], params: dict[str, Any], first_id: uuid.UUID | None
     ) -> Generation:
+        from aiia_platform.afterwords.models import Afterword
+
         merged = self.params | params
         each = samples(merged, len(wanted)) if len(set(wanted)) == 1 else [merged] * len(wanted)
         started = []
@@ -242,6 +244,7 @@ class Chat(models.Model):
                 is_beside=len(wanted) > 1,
             )
             started.append(Generation.start(message=answer, user=self.user, model=model, params=own))
+        Afterword.give_way(self)
         self.leaf = started[0].message.pk
         self.save(update_fields=["updated_at", "leaf", "title"])
         return started[0]
@@ -309,12 +312,12 @@ class Chat(models.Model):
         Raises `Stale` when `version` is given and no longer current, `ValidationError` by field.
         """
         values = _settings(fields)
-        if "title" in values:
-            values["is_titled"] = True
         with transaction.atomic():
             row = self._locked()
             if version is not None and version != row.version:
                 raise Stale(row)
+            if values.get("title", row.title) != row.title:
+                values["is_titled"] = True
             for name, value in values.items():
                 setattr(row, name, value)
             row.version += 1
@@ -324,7 +327,11 @@ class Chat(models.Model):
 
     def trash(self) -> None:
         """Delete it so that it can be brought back for a day. What is being written stops."""
+        from aiia_platform.afterwords.models import Afterword
+
         self.stop()
+        with transaction.atomic():
+            Afterword.give_way(self)
         Chat.objects.filter(pk=self.pk).update(deleted_at=timezone.now())
 
     def restore(self) -> None:

@@ -21,7 +21,7 @@ STALE_AFTER = timedelta(seconds=5)
 #: Each worker holds the advisory lock (this, its number) while it lives; Postgres lets go of it when it dies.
 PRESENCE = 20_600
 _HOLDER_LIVES = """EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid::bigint = generations_generation.worker
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid::bigint = {table}.worker
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )"""
 #: The Postgres channel on which workers hear whom to stop.
@@ -40,6 +40,11 @@ class StillRunning(Exception):
     """Another worker is alive and at work on this generation."""
 
 
+def holder_lives(table: str) -> RawSQL:
+    """Whether the worker lives that a row of this table names in its column `worker`."""
+    return RawSQL(_HOLDER_LIVES.format(table=table), [PRESENCE], output_field=models.BooleanField())  # noqa: S611
+
+
 class GenerationQuerySet(models.QuerySet["Generation"]):
     def active(self) -> Self:
         return self.filter(state__in=Generation.ACTIVE)
@@ -47,11 +52,10 @@ class GenerationQuerySet(models.QuerySet["Generation"]):
     def abandoned(self) -> Self:
         """Active ones that no living worker holds: taken by one that died or hangs, or queued and forgotten."""
         limit = Now() - STALE_AFTER
-        holder_lives = RawSQL(_HOLDER_LIVES, [PRESENCE], output_field=models.BooleanField())  # noqa: S611
         return self.active().filter(
             models.Q(heartbeat_at__lt=limit)
             | models.Q(heartbeat_at=None, queued_at__lt=limit)
-            | models.Q(models.Q(heartbeat_at__isnull=False), ~models.Q(holder_lives)),
+            | models.Q(models.Q(heartbeat_at__isnull=False), ~models.Q(holder_lives("generations_generation"))),
         )
 
 
@@ -260,6 +264,10 @@ class Generation(models.Model):
             cost=self.cost,
         )
         type(self.message).objects.filter(pk=self.message.pk).index()
+        if state == self.State.DONE:
+            from aiia_platform.afterwords.models import Afterword
+
+            Afterword.begin(self)
 
     @transaction.atomic
     def release(self) -> None:

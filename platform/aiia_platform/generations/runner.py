@@ -269,7 +269,8 @@ class Attempt:
         self._set_status({"phase": "summarising"})
         body = {"model": self.generation.model, "messages": messages, "max_tokens": 512, "temperature": 0.2}
         try:
-            return await self.gateway.complete(body, user=self.generation.user_id, patience=config().patience)
+            said = await self.gateway.complete(body, user=self.generation.user_id, patience=config().patience)
+            return _storable(said.text)
         except (GatewayError, StreamBroken) as error:
             log.warning("generation %s: no summary: %s", self.generation.pk, type(error).__name__)
             return ""

@@ -63,6 +63,7 @@ class Option:
 
 
 _ACCESS, _MAIL, _OIDC, _LIMITS = "Access", "Mail", "Single sign-on (OpenID Connect)", "Limits"
+_AFTERWORDS = "After an answer"
 
 OPTIONS = {
     option.name: option
@@ -145,6 +146,22 @@ OPTIONS = {
             title="GPU seconds per user and day",
             default=0,
             help="0: as many as they like. Counts images",
+        ),
+        Option(
+            name="titles",
+            group=_AFTERWORDS,
+            title="Titles by a model",
+            default=True,
+            help="Everybody can switch it off for themselves, as they can the next two",
+        ),
+        Option(name="tags", group=_AFTERWORDS, title="Tags by a model", default=True),
+        Option(name="follow_ups", group=_AFTERWORDS, title="Questions to go on with", default=True),
+        Option(
+            name="afterword_model",
+            group=_AFTERWORDS,
+            title="Model that writes them",
+            default="",
+            help="Its id. Empty: the one that answered",
         ),
     )
 }

@@ -18,6 +18,9 @@ from procrastinate.contrib.django.utils import connector_params
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Status
 
+from aiia_platform.afterwords import jobs as afterwords
+from aiia_platform.afterwords.models import Afterword
+from aiia_platform.afterwords.writer import Writer
 from aiia_platform.config import config
 from aiia_platform.db import in_db
 from aiia_platform.generations import jobs
@@ -61,22 +64,17 @@ async def work(worker_app: App) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
     number = secrets.randbelow(2**31)
-    runner = Runner(number)
+    runner, writer = Runner(number), Writer(number)
     jobs.use(runner)
+    afterwords.use(writer)
     present = asyncio.Event()
-    side = [asyncio.create_task(be_present(number, runner, present))]
+    side = [asyncio.create_task(be_present(number, (runner, writer), present))]
     page = await _show_metrics(config().metrics_port)
     try:
         await present.wait()
         async with worker_app.open_async():
             side.append(asyncio.create_task(adopt_abandoned(worker_app)))
-            await worker_app.run_worker_async(
-                concurrency=config().worker_concurrency,
-                delete_jobs="always",
-                update_heartbeat_interval=HEARTBEAT,
-                shutdown_graceful_timeout=GRACE,
-                install_signal_handlers=False,
-            )
+            await asyncio.gather(*(_take_jobs(worker_app, queue) for queue in ("default", afterwords.QUEUE)))
     except asyncio.CancelledError:
         log.info("stopped")
     finally:
@@ -84,9 +82,22 @@ async def work(worker_app: App) -> None:
             task.cancel()
         await asyncio.gather(*side, return_exceptions=True)
         jobs.use(None)
+        afterwords.use(None)
         await runner.close()
+        await writer.close()
         if page is not None:
             await page.cleanup()
+
+
+async def _take_jobs(worker_app: App, queue: str) -> None:
+    await worker_app.run_worker_async(
+        queues=[queue],
+        concurrency=config().worker_concurrency,
+        delete_jobs="always",
+        update_heartbeat_interval=HEARTBEAT,
+        shutdown_graceful_timeout=GRACE,
+        install_signal_handlers=False,
+    )
 
 
 async def _show_metrics(port: int) -> web.AppRunner | None:
@@ -98,8 +109,8 @@ async def _show_metrics(port: int) -> web.AppRunner | None:
         return None
 
 
-async def be_present(number: int, runner: Runner, present: asyncio.Event) -> None:
-    """Hold the lock that says that this worker lives, and pass on what `Generation.stop` notifies.
+async def be_present(number: int, stoppable: tuple[Runner, Writer], present: asyncio.Event) -> None:
+    """Hold the lock that says that this worker lives, and pass on who is to stop.
 
     Without the connection another worker takes over, and a stop is seen at the next write, a second later.
     """
@@ -110,7 +121,8 @@ async def be_present(number: int, runner: Runner, present: asyncio.Event) -> Non
                 await connection.execute(f"LISTEN {STOP_CHANNEL}")
                 present.set()
                 async for notification in connection.notifies():
-                    runner.stop(UUID(notification.payload))
+                    for part in stoppable:
+                        part.stop(UUID(notification.payload))
         except psycopg.Error as error:
             log.warning("out of touch with Postgres: %s", error)
             await asyncio.sleep(1)
@@ -135,6 +147,7 @@ async def _adopt_once(worker_app: App) -> None:
         except AlreadyEnqueued:
             continue
         log.info("queued generation %s again", pk)
+    await in_db(Afterword.enqueue_abandoned)
     try:
         stalled = await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=15)
         for job in stalled:

@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class AfterwordsConfig(AppConfig):
+    name = "aiia_platform.afterwords"
