@@ -29,7 +29,19 @@ def detail(model: Json) -> str:
             parts.append(f"about {span(model['eta_s'])} left")
     if model.get("base"):
         parts.append(f"on the replicas of {model['base']}")
+    parts += map(_held, model.get("held") or ())
     return ", ".join(parts)
+
+
+def _held(one: Json) -> str:
+    """Where a replica has an image model and how: `5.1 GB on the device as bfloat16 (why)`."""
+    if one.get("problem"):
+        return f"not loaded: {str(one['problem']).rstrip('.')}"
+    place = {"device": "on the device", "main": "in main memory", "away": "not in memory"}[one["place"]]
+    how = f"as {one['precision']}"
+    how += f", weights in {one['quantization']}" if one["quantization"] != "none" else ""
+    how += f", {one['offload']} offloaded" if one["offload"] != "none" else ""
+    return f"{size(one['bytes'])} {place} {how} ({one['why']})"
 
 
 def _replicas(model: Json) -> str:

@@ -1,6 +1,7 @@
 """What the manager reports about models and the gateway acts on: the wire format of the manager's ``/state``."""
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,12 +28,36 @@ class Upstream(BaseModel):
     api_key: str | None = None
 
 
+class Held(BaseModel):
+    """Where one replica has an image model and how it is loaded there.
+
+    ``place`` is ``device``, ``main`` (memory) or ``away``; ``bytes`` are those of its weights, wherever they lie.
+    ``why`` tells how precision, quantisation and offload were chosen, ``problem`` why it could not be loaded the last
+    time. ``load_s`` and ``move_s`` are the seconds that it took to load it and to bring it from main memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    replica: str
+    place: Literal["device", "main", "away"]
+    bytes: int
+    device: str = ""
+    precision: str = ""
+    quantization: str = "none"
+    offload: str = "none"
+    why: str = ""
+    problem: str | None = None
+    load_s: float | None = None
+    move_s: float | None = None
+
+
 class ModelState(BaseModel):
     """One model. ``progress`` is from 0 to 1, ``eta_s`` in seconds, ``max_in_flight`` for all replicas together.
 
     ``capabilities`` are words such as ``chat``, ``completions``, ``tools``, ``vision``, ``reasoning``, ``json_schema``,
-    ``embeddings``, ``rerank``. ``base`` names the model whose replicas and queue this one shares: a LoRA adapter has no
-    replicas of its own. ``starts_on_demand`` says that a cold model starts when a request waits for it.
+    ``embeddings``, ``rerank``. ``base`` names the model whose replicas and queue this one shares: a LoRA adapter and a
+    further image model have no replicas of their own. ``starts_on_demand`` says that a cold model starts when a request
+    waits for it. ``held`` has an entry for each replica of an image model that has told where it has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -55,6 +80,7 @@ class ModelState(BaseModel):
     replicas: int = 0
     min_replicas: int = 0
     max_replicas: int = 1
+    held: tuple[Held, ...] = ()
 
     @property
     def queue(self) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from aiia_cli import models_view as view
 from aiia_cli.amounts import count, size, span
+from tests.fakes.manager import HELD
 
 pytestmark = pytest.mark.unit
 
@@ -33,6 +34,7 @@ def test_each_model_is_a_line() -> None:
         model(id="gemma", state="downloading", progress=0.62, eta_s=240.0, reason="Fetching.", replicas=0),
         model(id="remote", engine="openai"),
         model(id="pirate", base="qwen3-8b"),
+        model(id="sdxl", base="flux", held=[{**HELD, "place": "main"}]),
     ]
     assert list(view.models(found)) == [
         "MODEL     STATE        REPLICAS  QUEUE",
@@ -40,6 +42,8 @@ def test_each_model_is_a_line() -> None:
         "gemma     downloading  0 (0-2)   -                                   Fetching, 62 %, about 4 min left",
         "remote    ready        -         -",
         "pirate    ready        -         -                                   on the replicas of qwen3-8b",
+        "sdxl      ready        -         -                                   on the replicas of flux, 5.1 GB in main"
+        f" memory as bfloat16, weights in fp8, encoders offloaded ({HELD['why']})",
     ]
 
 

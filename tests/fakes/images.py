@@ -49,7 +49,8 @@ def accepted(data: dict[str, Any]) -> Job:
         raise ImageProblem(f"There is no scheduler '{job.scheduler}'.", code="unknown_scheduler", param="scheduler")
     if max(job.width or 0, job.height or 0) > 512:
         raise ImageProblem("At most 512 pixels.", code="size_too_large", param="size", advice="Ask for less.")
-    resolved = {"width": job.width or SIDE, "height": job.height or SIDE, "steps": job.steps or STEPS}
+    steps = job.steps or max(1, round(STEPS * job.effort))
+    resolved = {"width": job.width or SIDE, "height": job.height or SIDE, "steps": steps}
     return job.model_copy(update={**resolved, "seed": job.seed or 0})
 
 

@@ -15,6 +15,21 @@ RING = 100
 
 Answer = tuple[int, Any]
 
+#: Where a replica has an image model.
+HELD: dict[str, Any] = {
+    "replica": "abc",
+    "place": "device",
+    "bytes": 5_100_000_000,
+    "device": "cuda",
+    "precision": "bfloat16",
+    "quantization": "fp8",
+    "offload": "encoders",
+    "why": "5.1 GB of weights and 1.8 GB for an image fit the 16 GB of the GPU",
+    "problem": None,
+    "load_s": 41.0,
+    "move_s": None,
+}
+
 
 class FakeManager:
     """Follows its orders at once: a model that is loaded is ready, one that is unloaded is cold. A context manager.

@@ -17,7 +17,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from aiia_platform.accounts.models import ApiKey, User
 from aiia_platform.usage.models import UsageRecord
-from tests.fakes.manager import FakeManager
+from tests.fakes.manager import HELD, FakeManager
 from tests.support import plugin
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -103,6 +103,11 @@ def test_a_model_comes_with_its_queue(manager: FakeManager, queue: dict[str, Any
         model = Client().get(f"/api/models/{name}/", headers=headers).json()
         assert (model["state"], model["queue"]["waiting"], model["max_replicas"]) == ("ready", 3, 1)
     assert Client().get("/api/models/llama-1b/", headers=headers).json()["queue"] is None
+
+
+def test_an_image_model_comes_with_where_it_is(manager: FakeManager, user: User) -> None:
+    manager.set_model("flux", task="image", held=[HELD])
+    assert Client().get("/api/models/flux/", headers=key_of(user)).json()["held"] == [HELD]
 
 
 def test_an_unknown_model_is_answered_with_those_there_are(manager: FakeManager, user: User) -> None:

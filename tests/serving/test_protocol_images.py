@@ -84,9 +84,10 @@ def test_formats(client: openai.OpenAI, replica: FakeUpstream) -> None:
 
 
 def test_quality_is_a_share_of_the_models_own_steps(client: openai.OpenAI, replica: FakeUpstream) -> None:
-    for quality, steps in (("auto", None), ("low", STEPS / 2), ("medium", None), ("high", STEPS * 1.5), ("hd", 6)):
-        client.images.generate(model="painter", prompt="a", quality=quality)  # type: ignore[call-overload]
-        assert replica.requests()[-1]["body"]["steps"] == steps
+    for quality, effort in (("auto", 1), ("low", 0.5), ("medium", 1), ("high", 1.5), ("hd", 1.5)):
+        answer = client.images.generate(model="painter", prompt="a", quality=quality)  # type: ignore[call-overload]
+        assert answer.usage.model_extra["steps"] == STEPS * effort
+        assert replica.requests()[-1]["body"]["effort"] == effort
 
 
 def _origin(url: str) -> str:

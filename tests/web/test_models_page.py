@@ -9,7 +9,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from aiia_platform.accounts.models import User
 from aiia_platform.gateway import ModelInfo
-from tests.fakes.manager import FakeManager
+from tests.fakes.manager import HELD, FakeManager
 from tests.support import plugin
 from tests.web.conftest import model
 
@@ -48,6 +48,21 @@ def test_everybody_sees_the_states_and_nothing_to_press(manager: FakeManager, pa
         assert page.post(f"/models/{address}").status_code == 403
     assert page.get("/models/qwen3-8b/remove/").status_code == 403
     assert manager.calls == []
+
+
+def test_where_image_models_are_and_why(manager: FakeManager, page: Client) -> None:
+    manager.set_model("flux", task="image", held=[HELD])
+    away = {**HELD, "place": "away", "quantization": "none", "offload": "none"}
+    manager.set_model("sdxl", task="image", base="flux", held=[away])
+    manager.set_model("torn", task="image", base="flux", held=[{**HELD, "problem": "It is torn."}])
+    text = html(page.get("/models/"))
+    assert (
+        "On the GPU · 5.1 GB as bfloat16 · network in 8 bits · text encoders in main memory · brought in 41 s" in text
+    )
+    assert "fit the 16 GB of the GPU" in text
+    assert "Not in memory · 5.1 GB as bfloat16 · brought in 41 s" in text
+    assert "on the replicas of flux" in text
+    assert "Not loaded: It is torn" in text
 
 
 def test_strangers_log_in_first(manager: FakeManager, db: None) -> None:

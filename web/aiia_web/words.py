@@ -103,7 +103,8 @@ def managed_model(model: ManagedModel) -> str:
 def model_facts(model: ManagedModel) -> str:
     """What a model is: `qwen3-8b · chat · 32,768 tokens of context`."""
     parts = [model.id, model.task]
-    parts.append(f"an adapter of {model.base}" if model.base else "")
+    kind = "on the replicas" if model.task == "image" else "an adapter"
+    parts.append(f"{kind} of {model.base}" if model.base else "")
     parts.append("at a remote endpoint" if model.engine == "openai" else "")
     parts.append(f"{model.max_model_len:,} tokens of context" if model.max_model_len else "")
     return " · ".join(filter(None, parts))
@@ -143,4 +144,24 @@ def catalogue_entry(entry: dict[str, Any]) -> str:
         parts.append(f"{context:,} tokens of context")
     parts.append(entry.get("license") or "")
     parts.append("accept its licence on the hub, and set HF_TOKEN" if entry.get("gated") else "")
+    return " · ".join(filter(None, parts))
+
+
+def held(model: ManagedModel) -> list[str]:
+    """Where each replica has an image model, how it is loaded, why so, and what bringing it back costs."""
+    return [_held(one) for one in model.held]
+
+
+def _held(one: dict[str, Any]) -> str:
+    if one.get("problem"):
+        return f"Not loaded: {sentence(one['problem'])}"
+    memory = "On the GPU" if one["device"] == "cuda" else "In memory"
+    place = {"device": memory, "main": "In main memory", "away": "Not in memory"}[one["place"]]
+    parts = [place, f"{size(one['bytes'])} as {one['precision']}"]
+    parts.append("network in 8 bits" if one["quantization"] == "fp8" else "")
+    offloaded = {"encoders": "text encoders in main memory", "blocks": "block by block from main memory"}
+    parts.append(offloaded.get(one["offload"], ""))
+    cost = one.get("move_s") if one["place"] == "main" else one.get("load_s")
+    parts.append(f"brought in {span(cost)}" if cost else "")
+    parts.append(sentence(one["why"]))
     return " · ".join(filter(None, parts))

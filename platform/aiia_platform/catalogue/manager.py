@@ -42,7 +42,8 @@ class ManagerRefused(Problem):
 class ManagedModel(ModelInfo):
     """A model as the manager knows it, and its queue as `GET /v1/queue` describes it; None while that is not known.
 
-    `base` names the model whose replicas an adapter shares.
+    `base` names the model whose replicas an adapter or a further image model shares. `held` tells for each replica of
+    an image model where the weights are, in the shape of `Held` in `aiia_serving.state`.
     """
 
     engine: str
@@ -53,6 +54,7 @@ class ManagedModel(ModelInfo):
     max_replicas: int
     max_in_flight: int | None
     queue: dict[str, Any] | None
+    held: tuple[dict[str, Any], ...] = ()
 
 
 async def models() -> list[ManagedModel]:
@@ -172,4 +174,5 @@ def _managed(state: dict[str, Any], queues: dict[str, Any]) -> ManagedModel:
         max_replicas=state.get("max_replicas", 1),
         max_in_flight=state.get("max_in_flight"),
         queue=queues.get(base or state["id"]),
+        held=tuple(state.get("held") or ()),
     )

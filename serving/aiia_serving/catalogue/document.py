@@ -4,7 +4,14 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl, model_validator
 
-from aiia_serving.catalogue.options import Adapter, DiffusersOptions, EmbeddingOptions, RerankOptions, VllmOptions
+from aiia_serving.catalogue.options import (
+    Adapter,
+    DiffusersOptions,
+    EmbeddingOptions,
+    ImageModel,
+    RerankOptions,
+    VllmOptions,
+)
 from aiia_serving.catalogue.part import Folder, Name, Part, Repository, Revision
 
 _TASKS = {
@@ -163,6 +170,8 @@ class ModelDocument(Part):
         return self.spec.title or self.metadata.name
 
     @property
-    def adapters(self) -> tuple[Adapter, ...]:
-        """The LoRA adapters, each a model of its own name on this one's replicas."""
+    def beside(self) -> tuple[Adapter | ImageModel, ...]:
+        """The further models, each of its own name, on this one's replicas: LoRA adapters, image models."""
+        if self.spec.diffusers is not None:
+            return self.spec.diffusers.models
         return self.spec.vllm.loras if self.spec.vllm else ()

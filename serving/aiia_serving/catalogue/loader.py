@@ -69,7 +69,7 @@ def load_catalogue(folders: Sequence[Path], before: Catalogue | None = None) -> 
                 refusals.append(Refusal(file, describe(error)))
             else:
                 documents[document.id], places[document.id] = document, file
-    for name, problem in _adapters_in_the_way(documents):
+    for name, problem in _names_in_the_way(documents):
         refusals.append(Refusal(places[name], problem))
         del documents[name], places[name]
     before = before or Catalogue({}, ())
@@ -95,14 +95,15 @@ def _with_places(part: Any, folder: Path) -> Any:
     }
 
 
-def _adapters_in_the_way(documents: dict[str, ModelDocument]) -> list[tuple[str, str]]:
-    """The documents with an adapter whose name is taken, and what to say of each."""
+def _names_in_the_way(documents: dict[str, ModelDocument]) -> list[tuple[str, str]]:
+    """The documents with a further model whose name is taken, and what to say of each."""
     found, taken = [], set(documents)
     for name, document in documents.items():
-        names = [adapter.name for adapter in document.adapters]
-        for place, adapter in enumerate(names):
-            if adapter in taken or adapter in names[:place]:
-                found.append((name, f"spec.vllm.loras.{place}.name: {adapter} is the name of another model"))
+        names = [model.name for model in document.beside]
+        field = "spec.diffusers.models" if document.spec.diffusers else "spec.vllm.loras"
+        for place, further in enumerate(names):
+            if further in taken or further in names[:place]:
+                found.append((name, f"{field}.{place}.name: {further} is the name of another model"))
                 break
         else:
             taken.update(names)

@@ -142,8 +142,8 @@ class ImagePart(Part):
     source: AdapterSource
 
 
-class DiffusersOptions(Part):
-    """Options of the engine diffusers. What is ``auto`` is chosen by the memory and the devices that are there."""
+class PipelineOptions(Part):
+    """How one image model is loaded. What is ``auto`` is chosen by the memory and the devices that are there."""
 
     family: str | None = Field(default=None, description="Where the files do not tell: sd15, sdxl or flux")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -158,11 +158,6 @@ class DiffusersOptions(Part):
     compile: Literal["auto", "always", "never"] = Field(
         default="auto", description="auto: the network's repeated blocks, if that was measured to be quicker; GPUs only"
     )
-    batch_size: int = Field(default=4, ge=1, le=64, description="Images of waiting requests that are drawn together")
-    memory_gb: float | None = Field(
-        default=None, gt=0, description="Memory of the device that models may take; by default nearly all of it"
-    )
-    threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
     config: AdapterSource | None = Field(
         default=None, description="Configuration and tokenizers of a single safetensors file"
     )
@@ -186,3 +181,31 @@ class DiffusersOptions(Part):
         """All files beside the model's own."""
         parts = [part.source for part in (*self.loras, *self.controls, *self.upscalers)]
         return parts + [source for source in (self.config, self.vae) if source is not None]
+
+
+class ImageModel(PipelineOptions):
+    """A further image model: of its own name, on the replicas and in the queue of the document's."""
+
+    name: Name
+    title: str | None = None
+    source: AdapterSource
+
+
+class DiffusersOptions(PipelineOptions):
+    """Options of the engine diffusers: the document's own model, its replicas, and the further models on them."""
+
+    batch_size: int = Field(default=4, ge=1, le=64, description="Images of waiting requests that are drawn together")
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory of the device that the weights of all models may take; by default nearly all of it",
+    )
+    threads: int = Field(default=1, ge=1, description="Threads of one replica on a machine without a GPU")
+    models: tuple[ImageModel, ...] = Field(
+        default=(), description="Further models on the same replicas, loaded when they are asked for"
+    )
+
+    @property
+    def sources(self) -> list[AdapterSource]:
+        """All files beside the models' own."""
+        return super().sources + [source for model in self.models for source in model.sources]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aiia_serving.catalogue.document import ModelDocument
-from aiia_serving.catalogue.options import DiffusersOptions
+from aiia_serving.catalogue.options import DiffusersOptions, PipelineOptions
 from aiia_serving.engines import deployment, store
 
 _LONGEST_ANSWER_S = 3600
@@ -13,10 +13,13 @@ _LONGEST_ANSWER_S = 3600
 def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
     """See ``aiia_serving.engines.application``."""
     options = document.spec.diffusers or DiffusersOptions()
+    pipelines = {document.id: _pipeline(store.folder(document, cache), options, cache)}
+    pipelines |= {model.name: _pipeline(store.adapter_folder(model.source, cache), model, cache)
+                  for model in options.models}  # fmt: skip
     return deployment.application(
         document,
         "aiia_serving.engines.diffusers:build",
-        {"source": str(store.folder(document, cache)), "options": options.model_dump() | places(options, cache)},
+        {"pipelines": pipelines, "options": options.model_dump(include={"batch_size", "memory_gb", "threads"})},
         threads=options.threads,
         longest_answer_s=_LONGEST_ANSWER_S,
         # Freed pieces of different sizes are joined again, as images of several sizes need.
@@ -28,10 +31,10 @@ def build(args: dict[str, Any]) -> Any:
     """Serve's builder: runs in a task of the cluster."""
     from aiia_serving.engines.diffusers_server import Server
 
-    return deployment.build(Server, args, args["model"], args["source"], args["options"])
+    return deployment.build(Server, args, args["model"], args["pipelines"], args["options"])
 
 
-def places(options: DiffusersOptions, cache: Path) -> dict[str, Any]:
+def places(options: PipelineOptions, cache: Path) -> dict[str, Any]:
     """Where the files of the parts lie, in the place of where they come from."""
     found: dict[str, Any] = {
         kind: {part.name: str(store.adapter_folder(part.source, cache)) for part in getattr(options, kind)}
@@ -41,3 +44,8 @@ def places(options: DiffusersOptions, cache: Path) -> dict[str, Any]:
         source = getattr(options, name)
         found[name] = str(store.adapter_folder(source, cache)) if source is not None else None
     return found
+
+
+def _pipeline(source: Path, options: PipelineOptions, cache: Path) -> dict[str, Any]:
+    own = options.model_dump(include=set(PipelineOptions.model_fields))
+    return {**own, **places(options, cache), "source": str(source)}

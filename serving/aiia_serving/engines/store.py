@@ -23,7 +23,7 @@ def folder(document: ModelDocument, cache: Path) -> Path:
 
 
 def adapter_folder(source: AdapterSource, cache: Path) -> Path:
-    """Where the engine loads a LoRA adapter, or another part that is added to a model, from."""
+    """Where the engine loads a LoRA adapter, or another part or model that is added, from."""
     if source.huggingface:
         return hub.HubModel(source.huggingface, source.revision).folder(cache)
     return Path(source.path or "")
@@ -34,7 +34,7 @@ def sources(document: ModelDocument) -> list[str]:
     own = document.spec.source
     found = [f"package:{own.package}"] if own.package else []
     parts = document.spec.diffusers.sources if document.spec.diffusers else []
-    fetched: list[Source | AdapterSource] = [own, *(adapter.source for adapter in document.adapters), *parts]
+    fetched: list[Source | AdapterSource] = [own, *(model.source for model in document.beside), *parts]
     return found + [f"huggingface:{part.huggingface}@{part.revision}" for part in fetched if part.huggingface]
 
 

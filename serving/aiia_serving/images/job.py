@@ -75,7 +75,8 @@ class Job(Part):
 
     Images are base64 of PNG, JPEG or WebP. Image ``i`` of ``n`` uses seed ``seed + i`` (modulo 2**32); without a seed
     one is drawn. Where ``mask`` is white the image is painted anew. ``strength`` is how much of the source is given up,
-    0 to 1. ``previews`` is every how many steps a preview is sent; 0 sends none.
+    0 to 1. Without ``steps`` they are the model's own, times ``effort``. ``previews`` is every how many steps a preview
+    is sent; 0 sends none.
     """
 
     request_id: str = Field(default="", max_length=200)
@@ -86,6 +87,7 @@ class Job(Part):
     width: Side | None = None
     height: Side | None = None
     steps: int | None = Field(default=None, ge=1, le=1000)
+    effort: float = Field(default=1.0, gt=0, le=4)
     guidance: float | None = Field(default=None, ge=0, le=100)
     scheduler: Name | None = None
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+#: The code of an image that came out with values that are no numbers.
+NAN = "nan_image"
+
 
 class ImageProblem(Exception):
     """Why a job is refused or failed: ``status`` is HTTP's, ``code`` for programs, ``param`` the field at fault.

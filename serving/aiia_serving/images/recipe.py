@@ -10,12 +10,14 @@ from aiia_serving.images.works import Call, digest
 _PACKAGES = ("aiia", "torch", "diffusers", "transformers", "peft")
 
 
-def recipe(call: Call, model: Model) -> dict[str, Any]:
+def recipe(call: Call, model: Model, precision: str) -> dict[str, Any]:
     """The resolved job as it makes this one image alone (``n`` 1, its own seed), the model and the versions.
+
+    ``precision`` is what it was computed in, such as ``bfloat16``.
 
     Images are named by the SHA-256 of their base64 text instead of being repeated.
     """
-    job = call.job.model_dump(exclude={"request_id", "priority", "previews"})
+    job = call.job.model_dump(exclude={"request_id", "priority", "previews", "effort"})
     job |= {"seed": call.seed, "n": 1, "images": [digest(image) for image in call.job.images]}
     if call.job.mask is not None:
         job["mask"] = digest(call.job.mask)
@@ -24,7 +26,7 @@ def recipe(call: Call, model: Model) -> dict[str, Any]:
         "job": job,
         "model": model.id,
         "family": model.family.name,
-        "precision": str(model.dtype).removeprefix("torch."),
+        "precision": precision,
         "device": str(getattr(model.device, "type", model.device)),
         "versions": _versions(),
     }

@@ -35,7 +35,7 @@ def resolve(job: Job, model: "Model", source: tuple[int, int] | None) -> Job:
     filled: dict[str, Any] = {
         "width": width,
         "height": height,
-        "steps": job.steps if job.steps is not None else defaults.steps,
+        "steps": job.steps if job.steps is not None else _own_steps(job, model),
         "guidance": float(job.guidance if job.guidance is not None else defaults.guidance),
         "scheduler": job.scheduler or defaults.scheduler,
         "negative_prompt": job.negative_prompt or "",
@@ -46,6 +46,10 @@ def resolve(job: Job, model: "Model", source: tuple[int, int] | None) -> Job:
     _bounds(job, limits)
     _support(job, model)
     return job
+
+
+def _own_steps(job: Job, model: "Model") -> int:
+    return min(model.family.limits.max_steps, max(1, round(model.family.defaults.steps * job.effort)))
 
 
 def _fields(job: Job) -> None:

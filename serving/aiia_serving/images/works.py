@@ -13,7 +13,7 @@ from aiia_serving.images.controls import preprocess
 from aiia_serving.images.families import Kind
 from aiia_serving.images.job import MAX_SEED, Job
 from aiia_serving.images.model import KINDS, Model
-from aiia_serving.images.problem import ImageProblem
+from aiia_serving.images.problem import NAN, ImageProblem
 from aiia_serving.images.resolve import resolve, settled
 from aiia_serving.images.upscale import MAX_PIXELS
 
@@ -143,7 +143,7 @@ class Batch:
         if not np.isfinite(images).all():
             raise ImageProblem(
                 "The image came out with values that are no numbers.",
-                code="nan_image",
+                code=NAN,
                 status=500,
                 advice="Try less guidance, another scheduler or smaller LoRA weights; an operator can load the model "
                 "in a wider precision.",

@@ -14,6 +14,7 @@ from aiia_serving.engines.environment import RaySettings
 from aiia_serving.manager.board import Board
 from aiia_serving.manager.driver import AppReport
 from aiia_serving.manager.hand import Hand
+from aiia_serving.manager.holdings import Holdings
 from aiia_serving.manager.phases import Facts, Phases
 from aiia_serving.manager.preparing import Preparing
 from aiia_serving.manager.sleeping import Sleeping, sleeps
@@ -46,6 +47,7 @@ class LocalModels:
         self._preparing = Preparing(settings.model_cache, timings, self._step)
         self._hand = Hand(settings, self._applications, self._reported)
         self._sleeping = Sleeping(folder / "asleep.json", self._hand, demands(), self._sleepers, self._step)
+        self._holdings = Holdings(settings.serve_port, self._image_models, self._step)
         self._changed = asyncio.Event()
         self._notes: Mapping[str, str] = {}
 
@@ -78,6 +80,7 @@ class LocalModels:
             tasks.create_task(self._preparing.run())
             tasks.create_task(self._hand.run())
             tasks.create_task(self._sleeping.run())
+            tasks.create_task(self._holdings.run())
             tasks.create_task(self._show())
 
     def _step(self) -> None:
@@ -136,6 +139,11 @@ class LocalModels:
             if sleeps(document) and self._runs(document)
         }
 
+    def _image_models(self) -> list[str]:
+        """Those with a replica that can be asked."""
+        found = [name for name, document in self._documents.items() if document.spec.engine == "diffusers"]
+        return [name for name in found if (report := self._report(name)) is not None and report["running"]]
+
     async def _show(self) -> None:
         while True:
             self._changed.clear()
@@ -165,7 +173,7 @@ class LocalModels:
         self._shown |= states.keys()
 
     def _states(self, document: ModelDocument) -> list[ModelState]:
-        """The model's and its adapters'."""
+        """The model's, and those of the further models on its replicas."""
         name, cache = document.id, self._settings.model_cache
         rules, report = self._rules(document), self._report(name)
         unloaded = self._wishes.get(name).unloaded
@@ -204,16 +212,18 @@ class LocalModels:
             replicas=running,
             min_replicas=rules.min_replicas,
             max_replicas=rules.max_replicas,
+            held=self._holdings.of(name, name),
         )
-        adapters = [
+        beside = [
             state.model_copy(
                 update={
-                    "id": adapter.name,
-                    "title": adapter.title or adapter.name,
-                    "upstream": Upstream(base_url=upstream, model=adapter.name),
+                    "id": model.name,
+                    "title": model.title or model.name,
+                    "upstream": Upstream(base_url=upstream, model=model.name),
                     "base": name,
+                    "held": self._holdings.of(name, model.name),
                 }
             )
-            for adapter in document.adapters
+            for model in document.beside
         ]
-        return [state, *adapters]
+        return [state, *beside]

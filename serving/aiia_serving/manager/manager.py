@@ -116,7 +116,7 @@ class Manager:
             if (shown := self.board.get(name)) is None:
                 raise UnknownModel(name)
             if shown.base:
-                raise NotPossible(f"{name} is an adapter on the replicas of {shown.base}; change that.")
+                raise NotPossible(f"{name} is on the replicas of {shown.base}; change that.")
             raise NotPossible(f"{name} is not run by aiia: {shown.reason or 'it is at a remote endpoint'}.")
         if document.spec.engine == "openai":
             raise NotPossible(f"{name} runs at a remote endpoint, which is not aiia's to load or scale.")

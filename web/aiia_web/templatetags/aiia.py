@@ -57,6 +57,7 @@ def model_words(model: ModelInfo) -> str:
 
 register.filter("managed_words", words.managed_model)
 register.filter("model_facts", words.model_facts)
+register.filter("held_words", words.held)
 register.filter("bounds_words", words.bounds)
 register.filter("machine_words", words.machine)
 register.filter("entry_facts", words.catalogue_entry)

@@ -2,11 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import aiohttp
+from urllib.parse import urlencode
 
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, stalled, upstream_failed
@@ -14,16 +12,14 @@ from aiia_serving.gateway.exchange import Exchange
 from aiia_serving.gateway.images.encode import encoded
 from aiia_serving.gateway.images.replica import events
 from aiia_serving.gateway.images.reply import ImageReply
-from aiia_serving.gateway.images.request import STEPS_OF_QUALITY, ImageRequest, refused
+from aiia_serving.gateway.images.request import ImageRequest, refused
 from aiia_serving.gateway.protocols import new_usage
 from aiia_serving.gateway.services import Gateway
 from aiia_serving.gateway.turn import Status
 from aiia_serving.gateway.upstream import UpstreamLostError, open_stream
-from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.state import ModelState
 
-_CAPABILITIES_S = 10
 # How often an image may break off in the middle: one that kills every replica must come to an end.
 _MOST_BREAKS = 3
 
@@ -61,8 +57,9 @@ class Images(Exchange):
 
     async def _attempt(self, model: ModelState) -> None:
         self._began = False
-        job = await self._with_quality(model)
-        opening = open_stream(self._gateway.client, model, "/images/jobs", job.model_dump(mode="json"), self._headers)
+        named = model.upstream.model if model.upstream else model.id
+        path = f"/images/jobs?{urlencode({'model': named})}"
+        opening = open_stream(self._gateway.client, model, path, self._job.model_dump(mode="json"), self._headers)
         stall_s = self._gateway.settings.gateway_stall_s
         try:
             async with asyncio.timeout(stall_s):
@@ -71,23 +68,23 @@ class Images(Exchange):
             raise stalled() from None
         try:
             async for event in events(response, stall_s):
-                await self._take(job, event)
+                await self._take(event)
         finally:
             # Closes the connection unless the body was read to its end: the replica sees that and stops.
             response.release()
             self._stop_clock()
-        if len(self._done) < job.n:
+        if len(self._done) < self._job.n:
             raise upstream_failed("The model made fewer images than it was asked for.")
         await self._answer()
 
-    async def _take(self, job: Job, event: dict[str, Any]) -> None:
+    async def _take(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
         try:
             match kind:
                 case "image":
                     await self._take_image(event)
                 case "usage":
-                    self._take_usage(job, event)
+                    self._take_usage(event)
                 case "error":
                     self._take_error(event)
                 case _:
@@ -110,7 +107,8 @@ class Images(Exchange):
         if self._request.stream:
             await self._to.picture(index, picture)
 
-    def _take_usage(self, job: Job, event: dict[str, Any]) -> None:
+    def _take_usage(self, event: dict[str, Any]) -> None:
+        job = self._job
         gpu_ms = float(event["gpu_ms"])
         self.usage.steps += int(event["steps"])
         # The replica knows better than the clock here, which also ran while others had the device.
@@ -163,27 +161,6 @@ class Images(Exchange):
     async def _in_format(self, image: str) -> str:
         kind = self._request.output_format or "png"
         return await asyncio.to_thread(encoded, image, kind, self._request.output_compression)
-
-    async def _with_quality(self, model: ModelState) -> Job:
-        share = STEPS_OF_QUALITY.get(self._request.quality or "")
-        if share is None or self._job.steps is not None:
-            return self._job
-        steps = await self._usual_steps(model)
-        return self._job.model_copy(update={"steps": max(1, min(1000, round(steps * share)))})
-
-    async def _usual_steps(self, model: ModelState) -> int:
-        if model.upstream is None:
-            raise UpstreamLostError("the model has no address yet")
-        url = model.upstream.base_url.rstrip("/") + "/images/capabilities"
-        key = model.upstream.api_key
-        headers: Mapping[str, str] = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            timeout = aiohttp.ClientTimeout(total=_CAPABILITIES_S)
-            async with self._gateway.session.get(url, headers=headers, timeout=timeout) as response:
-                response.raise_for_status()
-                return int((await response.json())["defaults"]["steps"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            raise UpstreamLostError(f"{type(error).__name__} on the way to the model") from error
 
     async def _answer(self) -> None:
         self._settle()

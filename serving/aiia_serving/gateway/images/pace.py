@@ -34,7 +34,7 @@ class Paces:
         """GPU milliseconds that ``job`` will cost."""
         pace = self._paces.get(model, _Pace())
         pixels = (job.width or pace.width) * (job.height or pace.height)
-        return max(1.0, pace.ms * (job.steps or pace.steps) * job.n * pixels / 1e6)
+        return max(1.0, pace.ms * (job.steps or pace.steps * job.effort) * job.n * pixels / 1e6)
 
     def learn(self, model: str, job: Job, gpu_ms: float, size: tuple[int, int], steps: int) -> None:
         """``steps`` are those of one image, ``size`` is its width and height."""
@@ -49,4 +49,4 @@ class Paces:
         if job.width is None or job.height is None:
             pace.width, pace.height = size
         if job.steps is None:
-            pace.steps = max(1, steps)
+            pace.steps = max(1, round(steps / job.effort))

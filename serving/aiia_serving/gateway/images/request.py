@@ -26,8 +26,8 @@ from aiia_serving.queue import WorkClass
 
 Format = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high", "standard", "hd"]
-#: The share of a model's own number of steps that a quality means.
-STEPS_OF_QUALITY = {"low": 0.5, "high": 1.5, "hd": 1.5}
+#: How many times a model's own number of steps a quality means.
+_EFFORTS = {"low": 0.5, "high": 1.5, "hd": 1.5}
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
@@ -126,6 +126,7 @@ class ImageRequest(Strict):
             fields |= {"width": int(width), "height": int(height)}
         ours = ("negative_prompt", "steps", "guidance", "scheduler", "loras", "control", "n")
         fields |= {name: value for name in ours if (value := getattr(self, name)) is not None}
+        fields["effort"] = _EFFORTS.get(self.quality or "", 1.0)
         fields["seed"] = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
         try:
             return Job(request_id=request_id, priority=priority, work=work, previews=self._every(), **fields)

@@ -4,22 +4,26 @@ import asyncio
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiia_serving.images.engine.batch import first_batch
 from aiia_serving.images.engine.failures import again_alone, out_of_memory, problem_of
-from aiia_serving.images.engine.gate import Cancelled, Gate, Rank
+from aiia_serving.images.engine.gate import Cancelled, Gate, Rank, Turn
 from aiia_serving.images.engine.memory import Memory
 from aiia_serving.images.engine.placement import Placed
 from aiia_serving.images.engine.progress import Pace
-from aiia_serving.images.engine.run import Loading, News, Phase, Picture, Run, Step
+from aiia_serving.images.engine.run import Loading, News, Phase, Picture, Run, Step, check
 from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.works import Call, Ready, prepare
 
 _RANKS = {"interactive": 0, "api": 1, "batch": 2}
+# One whose model has to be brought first lets others go before it for so many times as long as that takes.
+_PATIENCE = 2.0
 
 Event = dict[str, Any]
 
@@ -27,19 +31,26 @@ Event = dict[str, Any]
 class Submission:
     """A job in the engine. Its events end after the last image, or after an error."""
 
-    def __init__(self, engine: "Engine", ready: Ready, model: str, rank: Rank) -> None:
+    def __init__(self, engine: "Engine", job: Job, model: str, rank: Rank) -> None:
         self._engine = engine
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.job = ready.job
+        self.job = job
         self.model = model
         self.rank = rank
         self.gpu_ms = 0.0
         self.over = False
         self.complete = False
+        self._steps = 0
+        self._done: dict[int, int] = {}
+        self._missing = 0
+        self._place = 0
+
+    def images(self, ready: Ready) -> list["Image"]:
+        """Its images, now that it was checked."""
         self._steps = ready.cost_steps
         self._done = dict.fromkeys(range(len(ready.calls)), 0)
         self._missing = len(ready.calls)
-        self._place = 0
+        return [Image(self, call) for call in ready.calls]
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """What happens, by the replica's contract. Closing the iterator early cancels the job."""
@@ -76,14 +87,14 @@ class Submission:
                     for place, call in calls:
                         self._tell({"type": "preview", "index": call.index, "step": done, "image": previews[place]})
 
-    def deliver(self, call: Call, picture: Picture) -> None:
+    def deliver(self, picture: Picture) -> None:
         """One of its images is finished; with the last, the job is."""
         self._tell(
             {
                 "type": "image",
-                "index": call.index,
+                "index": picture.call.index,
                 "image": picture.png,
-                "seed": call.seed,
+                "seed": picture.call.seed,
                 "recipe": picture.recipe,
             }
         )
@@ -109,12 +120,16 @@ class Submission:
 
 @dataclass(eq=False)
 class Image:
-    """One image that is wanted. ``alone``: not with others any more; ``again``: it is tried for the last time."""
+    """One image that is wanted. ``alone``: not with others any more; ``again``: it is tried for the last time.
+
+    ``call`` None stands for all images of a job that is not checked yet, because its model is not in memory.
+    """
 
     submission: Submission
-    call: Call
+    call: Call | None
     alone: bool = False
     again: bool = False
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def rank(self) -> Rank:
@@ -122,9 +137,13 @@ class Image:
 
     @property
     def key(self) -> Hashable | None:
-        if self.alone or self.call.key is None:
+        if self.alone or self.call is None or self.call.key is None:
             return None
         return (self.submission.model, self.call.key)
+
+    @property
+    def model(self) -> str:
+        return self.submission.model
 
 
 class Engine:
@@ -134,6 +153,7 @@ class Engine:
         self._memory = memory
         self._default = default
         self._batch_size = batch_size
+        self._known_to_do: dict[str, dict[str, Any]] = {}
         self._gate = Gate()
         self._pace = Pace()
         self._waiting: list[Image] = []
@@ -163,26 +183,34 @@ class Engine:
         await self._idle.wait()
 
     async def capabilities(self, model: str | None = None) -> dict[str, Any]:
-        """What a model can do; loads it if it has to. Raises ``ImageProblem`` for a name that is not known."""
+        """What a model can do; loads it the first time. Raises ``ImageProblem`` for a name that is not known."""
         name = self._known(model)
 
         def ask() -> dict[str, Any]:
             with self._memory.using(name) as held:
                 return held.model.capabilities()
 
-        return await asyncio.to_thread(ask)
+        if name not in self._known_to_do:
+            self._known_to_do[name] = await asyncio.to_thread(ask)
+        return self._known_to_do[name]
 
     async def submit(self, job: Job, model: str | None = None) -> Submission:
-        """The job, in the queue. Raises ``ImageProblem`` for one that cannot be done; nothing has started then."""
+        """The job, in the queue. Raises ``ImageProblem`` for one that cannot be done; nothing has started then.
+
+        If its model is not in memory it is checked when its turn has come, and may then end with the same problem.
+        """
         name = self._known(model)
 
-        def check() -> Ready:
-            with self._memory.using(name) as held, self._words:
-                return prepare(job, held.model)
+        def check_now() -> Ready | None:
+            with self._memory.using_if_there(name) as held:
+                if held is None:
+                    return None
+                with self._words:
+                    return prepare(job, held.model)
 
-        ready = await asyncio.to_thread(check)
-        submission = Submission(self, ready, name, (_RANKS[job.priority], next(self._arrivals)))
-        self._waiting += [Image(submission, call) for call in ready.calls]
+        ready = await asyncio.to_thread(check_now)
+        submission = Submission(self, job, name, (_RANKS[job.priority], next(self._arrivals)))
+        self._waiting += [Image(submission, None)] if ready is None else submission.images(ready)
         self._go_on()
         return submission
 
@@ -198,27 +226,34 @@ class Engine:
             first = min(self._waiting, key=lambda image: image.rank)
             running = [begun.rank[0] for begun in self._begun if not begun.abandoned]
             if not running or first.rank[0] < min(running):
-                self._begin(first_batch(self._waiting, self._batch_size))
+                self._begin(self._next(first))
         self._tell_places()
         if self._waiting or self._begun:
             self._idle.clear()
         else:
             self._idle.set()
 
+    def _next(self, first: Image) -> list[Image]:
+        """The batch to begin with: of the most urgent, ``first`` is the first; those whose model is there may pass."""
+        waiting = self._waiting
+        bringing_s = 0.0 if self._memory.is_ready(first.model) else self._memory.eta_s(first.model) or 0.0
+        if time.monotonic() - first.since < _PATIENCE * bringing_s:
+            there = [one for one in waiting if one.rank[0] == first.rank[0] and self._memory.is_ready(one.model)]
+            waiting = there or waiting
+        return first_batch(waiting, self._batch_size)
+
     def _begin(self, images: list[Image]) -> None:
         self._waiting = [image for image in self._waiting if image not in images]
         first = images[0].submission
-        wanted = [image.submission.job.previews for image in images if image.submission.job.previews]
-        run = Run(
-            [image.call for image in images],
-            first.model,
-            min(wanted, default=0),
-            self._gate.turn(first.rank),
-            self._memory,
-            self._pace,
-            self._words,
-        )
-        begun = _Begun(run, images)
+        turn = self._gate.turn(first.rank)
+        work: Callable[[Callable[[News], None]], Ready | list[Picture]]
+        calls = [image.call for image in images if image.call is not None]
+        if calls:
+            wanted = [image.submission.job.previews for image in images if image.submission.job.previews]
+            work = Run(calls, first.model, min(wanted, default=0), turn, self._memory, self._pace, self._words).compute
+        else:
+            work = partial(check, first.job, first.model, turn, self._memory, self._words)
+        begun = _Begun(turn, images)
         self._begun.append(begun)
         loop = asyncio.get_running_loop()
 
@@ -228,9 +263,9 @@ class Engine:
                 loop.call_soon_threadsafe(do, *arguments)
 
         def compute() -> None:
-            outcome: list[Picture] | BaseException
+            outcome: Ready | list[Picture] | BaseException
             try:
-                outcome = run.compute(lambda news: post(self._happened, begun, news))
+                outcome = work(lambda news: post(self._happened, begun, news))
             except BaseException as error:
                 outcome = error
             post(self._ended, begun, outcome)
@@ -240,18 +275,24 @@ class Engine:
     def _happened(self, begun: "_Begun", news: News) -> None:
         of_each: dict[Submission, list[tuple[int, Call]]] = {}
         for place, image in enumerate(begun.images):
-            of_each.setdefault(image.submission, []).append((place, image.call))
+            calls = of_each.setdefault(image.submission, [])
+            if image.call is not None:
+                calls.append((place, image.call))
         for submission, calls in of_each.items():
             submission.hear(calls, news)
 
-    def _ended(self, begun: "_Begun", outcome: list[Picture] | BaseException) -> None:
+    def _ended(self, begun: "_Begun", outcome: Ready | list[Picture] | BaseException) -> None:
         self._begun.remove(begun)
-        share = begun.run.gpu_ms / len(begun.images)
+        share = begun.turn.held_s * 1000 / len(begun.images)
         for image in begun.images:
             image.submission.gpu_ms += share
-        if isinstance(outcome, list):
+        if isinstance(outcome, Ready):
+            checked = begun.images[0].submission
+            if not checked.over:
+                self._waiting += checked.images(outcome)
+        elif isinstance(outcome, list):
             for image, picture in zip(begun.images, outcome, strict=True):
-                image.submission.deliver(image.call, picture)
+                image.submission.deliver(picture)
         elif not isinstance(outcome, Cancelled):
             self._failed(begun.images, outcome)
         self._go_on()
@@ -271,7 +312,7 @@ class Engine:
         self._waiting = [image for image in self._waiting if image.submission is not submission]
         for begun in self._begun:
             if begun.abandoned:
-                begun.run.cancel()
+                begun.turn.cancel()
         self._go_on()
 
     def _tell_places(self) -> None:
@@ -284,7 +325,7 @@ class Engine:
 
 @dataclass(eq=False)
 class _Begun:
-    run: Run
+    turn: Turn
     images: list[Image]
 
     @property

@@ -3,7 +3,7 @@
 import logging
 import traceback
 
-from aiia_serving.images.problem import ImageProblem
+from aiia_serving.images.problem import NAN, ImageProblem
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def again_alone(error: BaseException, images: int) -> bool:
     """Whether the images of a batch are tried one by one: what is wrong may be one's alone, or their number's."""
     if images == 1:
         return False
-    return out_of_memory(error) or (isinstance(error, ImageProblem) and error.code == "nan_image")
+    return out_of_memory(error) or (isinstance(error, ImageProblem) and error.code == NAN)
 
 
 def problem_of(error: BaseException) -> ImageProblem:

@@ -22,8 +22,11 @@ from aiia_serving.images.problem import ImageProblem
 _BEAT_S = 1.0
 
 
-def http_application(engine: Engine) -> Starlette:
-    """The replica's contract (see ``aiia_serving.images``) over an engine of the loop that serves it."""
+def http_application(engine: Engine, replica: str) -> Starlette:
+    """The replica's contract (see ``aiia_serving.images``) over an engine of the loop that serves it.
+
+    ``replica`` is its name among those of the same model.
+    """
     metrics = _Metrics(engine)
 
     def refused(problem: ImageProblem) -> Response:
@@ -47,7 +50,14 @@ def http_application(engine: Engine) -> Starlette:
             return refused(problem)
 
     async def states(_: Request) -> Response:
-        return JSONResponse({"models": engine.memory.states(), "waiting": engine.waiting, "idle": engine.is_idle})
+        return JSONResponse(
+            {
+                "replica": replica,
+                "models": engine.memory.states(),
+                "waiting": engine.waiting,
+                "idle": engine.is_idle,
+            }
+        )
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")

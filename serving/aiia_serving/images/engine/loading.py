@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aiia_serving.images.engine import checks
-from aiia_serving.images.engine.placement import Placed, count, gpu_bytes, plan
+from aiia_serving.images.engine.placement import Placed, count, gpu_bytes, plan, working
 from aiia_serving.images.engine.tuning import tune
 from aiia_serving.images.sources import load_model, recognise
 
@@ -15,10 +15,11 @@ _BUFFERS = 1.02
 class Loader:
     """``options`` are the document's, with paths in the place of sources (see ``engines.diffusers``).
 
-    Raises ImageProblem, with the reason, for files that are no model.
+    ``budget`` is what weights may take at most, in bytes, if that was said. Raises ImageProblem, with the reason, for
+    files that are no model.
     """
 
-    def __init__(self, name: str, source: Path, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, source: Path, options: dict[str, Any], budget: int | None = None) -> None:
         self._name = name
         self._source = source
         self._options = options
@@ -27,14 +28,28 @@ class Loader:
             for kind in ("loras", "controls", "upscalers")
         }
         numbers = count(source, {kind: list(parts.values()) for kind, parts in self._parts.items()})
-        self.placement = plan(numbers, recognise(source).name, gpu_bytes(), options)
+        family = recognise(source).name
+        self.placement = plan(numbers, family, gpu_bytes(), options, budget)
         self.bytes = int(self.placement.bytes(numbers) * _BUFFERS)
+        # Beside the weights, for one image.
+        self.working = working(family, tiled=self.placement.vae_tiling)
+
+    @property
+    def how(self) -> dict[str, object]:
+        """How it is placed and why, as states tell it."""
+        chosen = self.placement
+        return {
+            "device": chosen.device,
+            "precision": chosen.dtype,
+            "quantization": chosen.quantization,
+            "offload": chosen.offload,
+            "why": chosen.why,
+        }
 
     def load(self) -> Placed:
         """Into main memory, or onto the GPU where the quickest way has to be measured."""
         import torch
 
-        torch.set_num_threads(self._options["threads"])
         config, vae = self._options["config"], self._options["vae"]
         model = load_model(
             self._source,

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from aiia_serving.images.problem import ImageProblem
@@ -37,11 +37,17 @@ class Budget:
 
 @dataclass(eq=False)
 class Slot(Generic[Model]):
-    """One model: how to get it, what it takes, and where it is. ``load`` puts it into main memory."""
+    """One model: how to get it, what it takes, and where it is. ``load`` puts it into main memory.
+
+    ``how`` is told with its state, ``problem`` is why it could not be loaded the last time.
+    """
 
     name: str
     load: Callable[[], Model]
     bytes: int
+    how: Mapping[str, object] = field(default_factory=dict)
+    problem: ImageProblem | None = None
+    more: int = 0
     place: Place = "away"
     model: Model | None = None
     users: int = 0
@@ -67,8 +73,8 @@ class Memory(Generic[Model]):
         self._slots: dict[str, Slot[Model]] = {}
         self._busy = False
 
-    def add(self, name: str, load: Callable[[], Model], size: int) -> None:
-        """Makes a model known. ``size`` is what it takes at most, in bytes.
+    def add(self, name: str, load: Callable[[], Model], size: int, how: Mapping[str, object] | None = None) -> None:
+        """Makes a model known. ``size`` is what it takes at most, in bytes; ``how`` is told with its state.
 
         Raises ImageProblem for one that alone is more than the budget.
         """
@@ -81,7 +87,16 @@ class Memory(Generic[Model]):
                 advice="Choose a narrower precision, a quantisation or offload in the Model document.",
             )
         with self._changed:
-            self._slots[name] = Slot(name, load, size)
+            self._slots[name] = Slot(name, load, size, how or {})
+
+    def refuse(self, name: str, problem: ImageProblem) -> None:
+        """Makes a model known that cannot be loaded: who wants to use it is told why."""
+
+        def load() -> Model:
+            raise problem
+
+        with self._changed:
+            self._slots[name] = Slot(name, load, 0, problem=problem)
 
     @property
     def names(self) -> list[str]:
@@ -112,8 +127,41 @@ class Memory(Generic[Model]):
                 slot.last_s = self._clock()
                 self._changed.notify_all()
 
+    @contextmanager
+    def using_if_there(self, name: str) -> Iterator[Model | None]:
+        """As ``using`` for a model that is on the device; None, at once, for one that is not."""
+        slot = self._slots[name]
+        with self._changed:
+            model = slot.model if slot.place == "device" else None
+            slot.users += model is not None
+        try:
+            yield model
+        finally:
+            with self._changed:
+                slot.users -= model is not None
+                self._changed.notify_all()
+
+    @contextmanager
+    def more(self, name: str, size: int) -> Iterator[bool]:
+        """Sets ``size`` bytes beside a model in use apart for it, if they are there without waiting. Whether they are.
+
+        Who holds a model and waited for room could wait for one who does the same.
+        """
+        slot = self._slots[name]
+        with self._changed:
+            there = not self._busy and self._in_use() + size <= self.budget.device
+            if there:
+                slot.more += size
+                self._make_room(0)
+        try:
+            yield there
+        finally:
+            with self._changed:
+                slot.more -= size if there else 0
+                self._changed.notify_all()
+
     def states(self) -> list[dict[str, object]]:
-        """Every model: where it is, its bytes, its users, and what bringing it back costs in seconds."""
+        """Every model: where it is, its bytes, its users, what bringing it back costs in seconds, how it is loaded."""
         with self._changed:
             return [
                 {
@@ -123,6 +171,8 @@ class Memory(Generic[Model]):
                     "users": slot.users,
                     "load_s": slot.load_s,
                     "move_s": slot.move_s,
+                    "problem": slot.problem and slot.problem.message,
+                    **slot.how,
                 }
                 for slot in self._slots.values()
             ]
@@ -141,6 +191,9 @@ class Memory(Generic[Model]):
                 self._put_away(slot)
             return sum(slot.bytes for slot in idle)
 
+    def _in_use(self) -> int:
+        return sum(slot.bytes + slot.more for slot in self._slots.values() if slot.users and slot.place == "device")
+
     def _take(self, slot: Slot[Model]) -> Model:
         with self._changed:
             # Whoever waits for room keeps nothing, so two that wait cannot block each other.
@@ -154,10 +207,11 @@ class Memory(Generic[Model]):
         try:
             # Loading goes on without the lock: others go on using what is there.
             return self._bring(slot)
-        except BaseException:
+        except BaseException as error:
             with self._changed:
                 slot.users -= 1
                 slot.place, slot.model = "away", None
+                slot.problem = error if isinstance(error, ImageProblem) else slot.problem
             raise
         finally:
             with self._changed:
@@ -166,7 +220,7 @@ class Memory(Generic[Model]):
 
     def _bring(self, slot: Slot[Model]) -> Model:
         with self._changed:
-            self._make_room(slot)
+            self._make_room(slot.bytes, slot)
             model = slot.model
         started = self._clock()
         if model is None:
@@ -177,18 +231,17 @@ class Memory(Generic[Model]):
         if self.budget.main is not None:
             slot.move_s = self._clock() - started
         with self._changed:
-            slot.model, slot.place = model, "device"
+            slot.model, slot.place, slot.problem = model, "device", None
             return model
 
     def _room(self, slot: Slot[Model]) -> bool:
         """Whether there is room, or would be without what is not in use."""
-        needed = sum(other.bytes for other in self._slots.values() if other.users and other.place == "device")
-        return needed + slot.bytes <= self.budget.device
+        return self._in_use() + slot.bytes <= self.budget.device
 
-    def _make_room(self, slot: Slot[Model]) -> None:
-        while self._sum("device") + slot.bytes > self.budget.device:
+    def _make_room(self, size: int, coming: Slot[Model] | None = None) -> None:
+        while self._sum("device") + size > self.budget.device:
             idle = [other for other in self._slots.values() if other.place == "device" and not other.users]
-            self._put_away(min(idle, key=lambda other: other.worth(self._clock())), slot)
+            self._put_away(min(idle, key=lambda other: other.worth(self._clock())), coming)
 
     def _put_away(self, slot: Slot[Model], coming: Slot[Model] | None = None) -> None:
         """From the device to main memory, or away; ``coming`` stays where it is."""
@@ -204,7 +257,7 @@ class Memory(Generic[Model]):
             slot.place = "main"
 
     def _sum(self, place: Place) -> int:
-        return sum(slot.bytes for slot in self._slots.values() if slot.place == place)
+        return sum(slot.bytes + slot.more for slot in self._slots.values() if slot.place == place)
 
 
 def _drop(slot: Slot[Any]) -> None:

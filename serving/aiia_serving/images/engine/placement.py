@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # Of a GPU's memory the rest is CUDA's and what is lost between pieces.
-_GPU_PART = 0.92
+GPU_PART = 0.92
 _MAIN_PART = 0.6
 # What one image of the family's first size takes beside the weights, in 16 bits; decoded as a whole, and in tiles.
 _WORKING = {"sd15": (1.6e9, 0.8e9), "sdxl": (4.0e9, 1.4e9), "flux": (4.0e9, 1.8e9)}
@@ -37,13 +37,17 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Placement:
-    """``offload`` names what waits in main memory: nothing, the text encoders, or all, block by block."""
+    """``offload`` names what waits in main memory: nothing, the text encoders, or all, block by block.
+
+    ``why`` says how it came to be chosen.
+    """
 
     device: str
     dtype: Dtype
     quantization: Literal["none", "fp8"] = "none"
     offload: Literal["none", "encoders", "blocks"] = "none"
     vae_tiling: bool = False
+    why: str = field(default="", compare=False)
 
     def bytes(self, numbers: Numbers) -> int:
         """What the weights take on the device."""
@@ -77,18 +81,28 @@ def count(source: Path, parts: Mapping[str, list[Path]] | None = None) -> Number
     return Numbers(**found)
 
 
-def plan(numbers: Numbers, family: str, gpu_bytes: int | None, wanted: Mapping[str, Any]) -> Placement:
+def working(family: str, *, tiled: bool) -> int:
+    """What an image of the family takes beside the weights on a GPU, in bytes."""
+    return int(_WORKING.get(family, _WORKING_ELSE)[tiled])
+
+
+def plan(
+    numbers: Numbers, family: str, gpu_bytes: int | None, wanted: Mapping[str, Any], budget: int | None = None
+) -> Placement:
     """The first of the ways, from the best images to the least memory, that fits; the last if none does.
 
     ``gpu_bytes`` None: there is no GPU. ``wanted`` are the document's options, of which each that is not ``auto``
-    counts.
+    counts. ``budget`` is what the weights may take at most, if that was said.
     """
     precision = wanted.get("precision", "auto")
+    said = [name for name in ("precision", "quantization", "offload") if wanted.get(name, "auto") != "auto"]
+    document = f"{' and '.join(said)} as the document says" if said else ""
     if gpu_bytes is None:
         dtype: Dtype = "float32" if precision == "auto" else precision
-        return Placement("cpu", dtype, _said(wanted, "quantization", "none"), "none", bool(wanted.get("vae_tiling")))
+        quantization = _said(wanted, "quantization", "none")
+        why = document or "without a GPU float32 is the quickest"
+        return Placement("cpu", dtype, quantization, "none", bool(wanted.get("vae_tiling")), why)
     dtype = "bfloat16" if precision == "auto" else precision
-    whole, tiled = _WORKING.get(family, _WORKING_ELSE)
     ways: list[tuple[Any, Any, bool]] = [
         ("none", "none", False),
         ("none", "none", True),
@@ -112,11 +126,14 @@ def plan(numbers: Numbers, family: str, gpu_bytes: int | None, wanted: Mapping[s
             bool(wanted.get("vae_tiling")),
         )
     ]
+    gigabytes = f"the {gpu_bytes / 1e9:.0f} GB of the GPU"
     for placement in allowed:
-        working = tiled if placement.vae_tiling else whole
-        if placement.bytes(numbers) + working <= gpu_bytes * _GPU_PART:
-            return placement
-    return allowed[-1]
+        weights, image = placement.bytes(numbers), working(family, tiled=placement.vae_tiling)
+        if weights + image <= gpu_bytes * GPU_PART and weights <= (budget or weights):
+            fits = f"{weights / 1e9:.1f} GB of weights and {image / 1e9:.1f} GB for an image fit {gigabytes}"
+            return replace(placement, why="; ".join(filter(None, (document, fits))))
+    least = f"what takes least, though too much for {gigabytes}"
+    return replace(allowed[-1], why="; ".join(filter(None, (document, least))))
 
 
 class Placed:
@@ -130,6 +147,54 @@ class Placed:
         if placement.vae_tiling:
             model.components["vae"].enable_tiling()
         self._offloaded: set[int] = set()
+        self._widened: list[tuple[Any, Any]] = []
+
+    @property
+    def precision(self) -> Dtype:
+        return self.placement.dtype
+
+    @property
+    def can_widen(self) -> bool:
+        """Whether there is a wider precision. Weights that come from main memory while they count stay as they are."""
+        return self.precision != "float32" and self.placement.offload == "none"
+
+    @property
+    def widening(self) -> int:
+        """Bytes that ``widen`` takes beside the weights."""
+        return sum(weight.numel() * (4 - weight.element_size()) for weight in self._narrow_weights())
+
+    def widen(self) -> None:
+        """The same weights in float32, until ``narrow``, for whoever has the device. 8 bits stay, and widen further."""
+        import torch
+
+        for weight in self._narrow_weights():
+            self._widened.append((weight, weight.dtype))
+            weight.data = weight.data.float()
+        for casting in self._castings():
+            casting.compute_dtype = torch.float32
+
+    def narrow(self) -> None:
+        """The weights as they were, exactly; does nothing if they are."""
+        if not self._widened:
+            return
+        for weight, dtype in self._widened:
+            weight.data = weight.data.to(dtype)
+        for casting in self._castings():
+            casting.compute_dtype = self._widened[0][1]
+        self._widened.clear()
+
+    def _narrow_weights(self) -> list[Any]:
+        import torch
+
+        kinds = (torch.float16, torch.bfloat16)
+        weights = [weight for module in self.model.modules() for weight in (*module.parameters(), *module.buffers())]
+        # One tensor may have several owners.
+        return list({id(weight): weight for weight in weights if weight.dtype in kinds}.values())
+
+    def _castings(self) -> list[Any]:
+        registries = [getattr(module, "_diffusers_hook", None) for module in self.model.network.modules()]
+        found = [registry.get_hook("layerwise_casting") for registry in registries if registry is not None]
+        return [casting for casting in found if casting is not None]
 
     def to(self, device: Any) -> None:
         """Moves all weights that are not offloaded; the first time on a GPU, sets offloading up."""

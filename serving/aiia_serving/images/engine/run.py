@@ -3,7 +3,8 @@
 import base64
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,9 +16,11 @@ from aiia_serving.images.engine.memory import Memory
 from aiia_serving.images.engine.placement import Placed
 from aiia_serving.images.engine.previews import Projection, encoded, unpacked
 from aiia_serving.images.engine.progress import Pace, Watch
+from aiia_serving.images.job import Job
 from aiia_serving.images.model import Model
+from aiia_serving.images.problem import NAN, ImageProblem
 from aiia_serving.images.recipe import recipe
-from aiia_serving.images.works import Batch, Call, assemble
+from aiia_serving.images.works import Batch, Call, Ready, assemble, prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 class Picture:
     """A finished image: base64 of a PNG, and what makes it again."""
 
+    call: Call
     png: str
     recipe: dict[str, Any]
 
@@ -50,12 +54,34 @@ class Loading:
 
 @dataclass(frozen=True)
 class Phase:
-    """``preempted``, ``resumed`` or ``decoding``."""
+    """``preempted``, ``resumed``, ``decoding``, or ``again``: from the first step, in a wider precision."""
 
     name: str
 
 
 News = Step | Loading | Phase
+
+
+def check(
+    job: Job,
+    name: str,
+    turn: Turn,
+    memory: Memory[Placed],
+    words: threading.Lock,
+    tell: Callable[[News], None],
+) -> Ready:
+    """Loads the model and checks the job against it. Blocks. Raises ImageProblem, or ``Cancelled``."""
+    with _using(name, memory, tell) as placed, words:
+        turn.check()
+        return prepare(job, placed.model)
+
+
+@contextmanager
+def _using(name: str, memory: Memory[Placed], tell: Callable[[News], None]) -> Iterator[Placed]:
+    if not memory.is_ready(name):
+        tell(Loading(name, memory.eta_s(name)))
+    with memory.using(name) as placed:
+        yield placed
 
 
 class Run:
@@ -79,28 +105,12 @@ class Run:
         self._pace = pace
         self._words = words
 
-    @property
-    def gpu_ms(self) -> float:
-        """Milliseconds that it has had the device, so far."""
-        return self._turn.held_s * 1000
-
-    def cancel(self) -> None:
-        """From any thread; ``compute`` then raises ``Cancelled``."""
-        self._turn.cancel()
-
     def compute(self, tell: Callable[[News], None]) -> list[Picture]:
         """The pictures, in the order of the calls. Blocks. Raises ``Cancelled``, or what went wrong."""
-        if not self._memory.is_ready(self._name):
-            tell(Loading(self._name, self._memory.eta_s(self._name)))
         try:
-            with self._memory.using(self._name) as placed:
-                model = placed.model
+            with _using(self._name, self._memory, tell) as placed:
                 self._turn.check()
-                batch = assemble(model, self._calls)
-                images = self._drawn(model, batch, tell)
-                return [
-                    Picture(_png(image), recipe(call, model)) for call, image in zip(self._calls, images, strict=True)
-                ]
+                return self._pictures(placed, tell)
         except BaseException as error:
             if out_of_memory(error):
                 # The error's frames hold what was computed so far.
@@ -109,12 +119,47 @@ class Run:
                 free_cached()
             raise
 
-    def _drawn(self, model: Model, batch: Batch, tell: Callable[[News], None]) -> list["Image"]:
+    def _pictures(self, placed: Placed, tell: Callable[[News], None]) -> list[Picture]:
+        model = placed.model
+        precision = placed.precision
+        try:
+            images = self._drawn(placed, tell)
+        except ImageProblem as problem:
+            if problem.code != NAN or len(self._calls) > 1 or not placed.can_widen:
+                raise
+            # Once more from its seed, with the same weights in numbers that hold larger values.
+            with self._memory.more(self._name, placed.widening) as there:
+                if not there:
+                    raise
+                tell(Phase("again"))
+                images = self._drawn(placed, tell, wide=True)
+            precision = "float32"
+        return [
+            Picture(call, _png(image), recipe(call, model, precision))
+            for call, image in zip(self._calls, images, strict=True)
+        ]
+
+    def _drawn(self, placed: Placed, tell: Callable[[News], None], *, wide: bool = False) -> list["Image"]:
+        model, batch = placed.model, assemble(placed.model, self._calls)
         call = self._calls[0]
-        shape = (self._name, call.key and call.key[:3], len(self._calls))
+        shape = (self._name, call.key and call.key[:3], len(self._calls), wide)
         watch = Watch(self._pace, shape, batch.steps)
         # Time for previews, which is none of a step's.
         aside_s = 0.0
+        is_wide = False
+
+        def widen() -> None:
+            nonlocal is_wide
+            if wide:
+                placed.widen()
+                is_wide = True
+
+        def narrow() -> None:
+            nonlocal is_wide
+            # Another that has the device now may have widened them for itself.
+            if is_wide:
+                placed.narrow()
+                is_wide = False
 
         def step(pipe: Any, _number: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             nonlocal aside_s
@@ -127,27 +172,36 @@ class Run:
                 shown = tuple(encoded(image) for image in _projection(model).images(latents))
                 aside_s += self._turn.held_s - before_s
             tell(Step(watch.done, eta_s, shown))
-            if self._turn.step(away=lambda: tell(Phase("preempted"))):
+            if self._turn.step(away=away):
                 batch.activate()
+                widen()
                 tell(Phase("resumed"))
             if ended:
                 tell(Phase("decoding"))
             return {}
 
+        def away() -> None:
+            # Others compute in the precision that was chosen.
+            narrow()
+            tell(Phase("preempted"))
+
         self._turn.enter()
         try:
             with checks.watched(self._turn):
-                images = self._called(batch, step)
+                images = self._called(batch, step, widen)
             watch.end(self._turn.held_s - aside_s)
             return images
         finally:
+            narrow()
             self._turn.leave()
 
-    def _called(self, batch: Batch, step: Callable[..., dict[str, Any]]) -> list["Image"]:
+    def _called(self, batch: Batch, step: Callable[..., dict[str, Any]], widen: Callable[[], None]) -> list["Image"]:
         if batch.pipe is None:
             return batch.run(step)
         with self._words:
+            # LoRAs are loaded before, so that they are widened too.
             batch.activate()
+            widen()
             arguments = batch.kwargs(step)
         return batch.finish(batch.pipe(**arguments).images)
 
