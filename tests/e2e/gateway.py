@@ -50,6 +50,8 @@ class Script:
 
     text: str = MARKDOWN
     reasoning: str = ""
+    #: What it says of a conversation when it is asked for a title and the like; empty: what it says to everything.
+    about: str = ""
     tokens_per_second: float = 2000
     #: Status events before the answer.
     phases: list[dict[str, Any]] = field(default_factory=list)
@@ -117,7 +119,8 @@ class ScriptedGateway:
                 await asyncio.to_thread(script.hold.wait)
             await self._send(response, {"phase": "running"}, "aiia.status")
             tokens = [("reasoning_content", t) for t in _tokens(script.reasoning)]
-            tokens += [("content", t) for t in _tokens(script.text)]
+            aside = script.about and request.headers["X-Aiia-Class"] == "batch"
+            tokens += [("content", t) for t in _tokens(script.about if aside else script.text)]
             for number, (channel, token) in enumerate(tokens):
                 if script.error and number >= script.error_after:
                     break

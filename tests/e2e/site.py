@@ -53,8 +53,8 @@ class Site:
                 assert time.monotonic() < deadline, self.log.read_text()[-3000:]
                 time.sleep(0.05)
 
-    def start_worker(self) -> None:
-        self._start("worker", "aiia_platform", "worker")
+    def start_worker(self, **environment: str) -> None:
+        self._start("worker", "aiia_platform", "worker", **environment)
 
     def kill(self, role: str) -> None:
         """`kill -9` one of `web`, `worker`."""
@@ -67,7 +67,7 @@ class Site:
         own = {"AIIA_GATEWAY_URL": self.gateway.url, "AIIA_HOST": "127.0.0.1", "AIIA_PORT": str(self._port)}
         return {**os.environ, **self._databases, **own}
 
-    def _start(self, role: str, *module: str) -> None:
+    def _start(self, role: str, *module: str, **environment: str) -> None:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", *module]
-            self._processes[role] = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
+            self._processes[role] = subprocess.Popen(command, env=self._env | environment, stdout=log, stderr=log)

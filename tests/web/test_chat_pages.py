@@ -1,5 +1,6 @@
 """Chat pages, in a browser without scripts and as fragments for HTMX."""
 
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from django.test import Client
 
 from aiia_platform.accounts.models import User
+from aiia_platform.afterwords.models import Afterword
 from aiia_platform.chats.models import Chat
 from aiia_platform.gateway import ModelInfo
 from aiia_platform.generations.models import Generation
@@ -207,3 +209,38 @@ def test_the_picker_follows_the_models_that_come(page: Client, fragment: Client,
 def test_a_chat_goes_on_with_its_model(page: Client, make_chat: MakeChat, models: list[ModelInfo]) -> None:
     models.reverse()
     assert '<option value="qwen3-8b" selected>' in page.get(f"/chats/{make_chat().id}/").content.decode()
+
+
+def test_questions_to_go_on_with_are_buttons_under_the_newest_answer(
+    page: Client, fragment: Client, make_chat: Callable[..., Chat]
+) -> None:
+    chat = make_chat(2)
+    first, newest = Generation.objects.filter(message__chat=chat).order_by("message__position")
+    for generation in (first, newest):
+        Afterword.objects.create(
+            generation=generation, wants=["follow_ups"], state="done", follow_ups=["Why <b>?", "Who?"]
+        )
+    text = page.get(f"/chats/{chat.pk}/").content.decode()
+    assert text.count('id="follow-ups"') == 1
+    assert 'value="Why &lt;b&gt;?"' in text
+    (message_id,) = re.findall(r'name="message_id" value="([0-9a-f-]{36})"', text.split('id="follow-ups"')[1])[:1]
+    form = {"message_id": message_id, "after": str(newest.message_id), "model": "qwen3-8b", "text": "Who?"}
+    assert page.post(f"/chats/{chat.pk}/messages/", form).status_code == 302
+    # The second of two clicks changes nothing.
+    assert page.post(f"/chats/{chat.pk}/messages/", form | {"text": "Why?"}).status_code == 302
+    assert list(chat.messages.filter(role="user").values_list("text", flat=True)) == [
+        "Question 0",
+        "Question 1",
+        "Who?",
+    ]
+    assert 'id="follow-ups"' not in page.get(f"/chats/{chat.pk}/").content.decode()
+
+
+def test_a_page_follows_an_afterword_that_is_still_to_come(page: Client, make_chat: Callable[..., Chat]) -> None:
+    chat = make_chat(2)
+    generation = Generation.objects.filter(message__chat=chat).latest("message__position")
+    afterword = Afterword.objects.create(generation=generation, wants=["titles"])
+    assert f"/generations/{generation.pk}/events/" in page.get(f"/chats/{chat.pk}/").content.decode()
+    afterword.state = "done"
+    afterword.save()
+    assert "/events/" not in page.get(f"/chats/{chat.pk}/").content.decode()

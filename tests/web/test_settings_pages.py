@@ -133,6 +133,21 @@ def test_what_new_chats_begin_with_is_kept(page: Client, user: User) -> None:
     assert page.post("/settings/models/", {"model": "unknown"}).status_code == 422
 
 
+def test_what_a_model_may_write_after_answers_is_chosen_where_the_installation_lets_it(
+    page: Client, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "A model gives" not in page.get("/settings/").content.decode()
+    monkeypatch.setenv("AIIA_TITLES", "1")
+    monkeypatch.setenv("AIIA_FOLLOW_UPS", "1")
+    text = page.get("/settings/").content.decode()
+    assert "A model gives chats their titles" in text
+    assert "A model gives them tags" not in text
+    assert page.post("/settings/models/", {"follow_ups": "on", "temporary": "on"}).status_code == 302
+    user.refresh_from_db()
+    assert user.choices.afterwords == {"titles": False, "follow_ups": True, "temporary": True}
+    assert user.choices.wants_afterword("tags")
+
+
 def test_a_role_may_have_no_keys(page: Client, user: User) -> None:
     user.role = Role.objects.create(name="Guests", may_use_api=False)
     user.save()

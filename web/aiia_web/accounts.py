@@ -14,10 +14,19 @@ from django.views.decorators.http import require_POST, require_safe
 
 from aiia_platform.accounts.models import ApiKey, Scope, User, UserProfile
 from aiia_platform.accounts.pictures import Unusable
+from aiia_platform.options.models import current
 from aiia_platform.usage.quotas import used_today
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.catalogue import Picker
 from aiia_web.fragments import is_fragment
+
+#: What a model may write after an answer; see `UserSettings.AFTERWORDS`.
+AFTERWORDS = {
+    "titles": "A model gives chats their titles",
+    "tags": "A model gives them tags",
+    "follow_ups": "A model suggests questions to go on with",
+    "temporary": "The same in temporary chats",
+}
 
 
 class AppearanceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the checker only
@@ -101,12 +110,16 @@ class ModelForm(forms.Form):
         choices = [("", "The first one that is ready"), *models]
         self.fields["model"] = forms.ChoiceField(choices=choices, required=False)
         self.order_fields(self.field_order)
+        offered = [name for name in AFTERWORDS if name == "temporary" or current(name)]
+        # Temporary chats alone are nothing to choose.
+        for name in offered if len(offered) > 1 else []:
+            initial = user.choices.wants_afterword(name)
+            self.fields[name] = forms.BooleanField(label=AFTERWORDS[name], required=False, initial=initial)
 
     def save(self) -> None:
-        choices = self._user.choices
-        choices.llm_preferences = {
-            name: value for name, value in self.cleaned_data.items() if value is not None and value != ""
-        }
+        choices, given = self._user.choices, dict(self.cleaned_data)
+        choices.afterwords = {**choices.afterwords, **{name: given.pop(name) for name in AFTERWORDS if name in given}}
+        choices.llm_preferences = {name: value for name, value in given.items() if value is not None and value != ""}
         choices.save()
 
 

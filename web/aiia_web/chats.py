@@ -18,6 +18,7 @@ from aiia_platform.chats.models import MAX_FILES, Attachment, Chat, Draft, Messa
 from aiia_platform.chats.tree import END, Window
 from aiia_platform.generations.models import ChatBusy, Generation
 from aiia_web.access import SignedInRequest, signed_in
+from aiia_web.afterwords import follow_ups
 from aiia_web.catalogue import Picker
 from aiia_web.fragments import is_fragment
 
@@ -28,7 +29,8 @@ def _page(request: SignedInRequest, chat: Chat | None, *, status: int = 200, **c
     """The chat page: what was said, and the composer with ids for the next message."""
     window = _window(request, chat) if chat else None
     turns = window.messages if window else []
-    last = getattr(turns[-1], "generation", None) if turns else None
+    newest = turns[-1] if turns else None
+    last = getattr(newest, "generation", None)
     preferred = "" if chat else request.user.choices.llm_preferences.get("model", "")
     wanted = (
         context.get("model")
@@ -49,9 +51,11 @@ def _page(request: SignedInRequest, chat: Chat | None, *, status: int = 200, **c
         "text": draft.text if draft else "",
         "temporary": not chat and "temporary" in request.GET,
         "running": any(_is_running(turn) for turn in turns),
+        "awaited": newest.pk if newest and newest.afterword and newest.afterword.is_pending else None,
         "picker": Picker(wanted if isinstance(wanted, str) else wanted.model if wanted else ""),
         "message_id": uuid4(),
     }
+    page |= follow_ups(newest, chat.leaf if chat else None)
     return render(request, "chats/chat.html", page | context, status=status)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -12,12 +14,16 @@ from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
 from aiia_platform.accounts.models import User
+from aiia_platform.afterwords.live import settled
+from aiia_platform.afterwords.models import Afterword
+from aiia_platform.db import in_db
 from aiia_platform.generations.live import follow
 from aiia_platform.generations.models import ChatBusy, Generation, GenerationQuerySet
 from aiia_platform.observability import metrics
 from aiia_web.access import SignedInRequest, signed_in
+from aiia_web.afterwords import follow_ups
 from aiia_web.fragments import is_fragment
-from aiia_web.streaming import Position, stream
+from aiia_web.streaming import Position, frame, stream
 
 
 def _of(user: User) -> GenerationQuerySet:
@@ -27,7 +33,8 @@ def _of(user: User) -> GenerationQuerySet:
 
 
 async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
-    """Server-sent events: `blocks`, `reasoning`, `status`, `ping`, and `done` with the answer's footer.
+    """Server-sent events: `blocks`, `reasoning`, `status`, `ping`, and `done` with the answer's footer. Where there is
+    `more`, `afterword` comes after it, with what a model said of the chat then.
 
     `Last-Event-ID`, or `after` for a page that was rendered with a part of the answer, says what is already shown.
     """
@@ -38,15 +45,20 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
     if generation is None:
         raise Http404
 
-    def finish() -> dict[str, str]:
-        try:
-            ended = _of(user).filter(pk=generation_id).first()
-            # A chat may be deleted while somebody reads it.
-            footer = render_to_string("components/footer.html", {"message": ended.message}, request) if ended else ""
-            beside = {"user": user, "chat": ended.message.chat if ended else None}
-            return {"footer": footer, "chats": render_to_string("components/chat_list.html", beside, request)}
-        finally:
-            close_old_connections()
+    def finish() -> dict[str, Any]:
+        ended = _of(user).filter(pk=generation_id).first()
+        # A chat may be deleted while somebody reads it.
+        footer = render_to_string("components/footer.html", {"message": ended.message}, request) if ended else ""
+        more = Afterword.objects.filter(pk=generation_id).exists()
+        return {"footer": footer, "more": more, "parts": _parts(request, ended)}
+
+    def afterword() -> dict[str, Any]:
+        ended = _of(user).select_related("afterword").filter(pk=generation_id).first()
+        if ended is None:
+            return {}
+        chat = ended.message.chat
+        suggested = render_to_string("components/follow_ups.html", follow_ups(ended.message, chat.leaf), request)
+        return {"follow_ups": suggested.strip(), "title": chat.title, "parts": _parts(request, ended)}
 
     async def body() -> AsyncIterator[str]:
         # A request's thread keeps its connection until the response is closed: a few followers would have them all.
@@ -56,18 +68,28 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
             async with aclosing(parts):
                 async for part in parts:
                     yield part
+            if await Afterword.objects.filter(pk=generation_id).aexists():
+                async for _ in settled(generation_id):
+                    yield frame("ping", {})
+                yield frame("afterword", await in_db(afterword))
 
     parts = stream(
         follow(generation_id),
         model=generation.model,
         position=Position.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", "")),
-        finish=sync_to_async(finish),
+        finish=partial(in_db, finish),
     )
     response = StreamingHttpResponse(body(), content_type="text/event-stream; charset=utf-8")
     response["Cache-Control"] = "no-store"
     # nginx and its kin would hold the text back.
     response["X-Accel-Buffering"] = "no"
     return response
+
+
+def _parts(request: HttpRequest, generation: Generation | None) -> dict[str, str]:
+    """Parts of the page that an ended answer changes, by their ids."""
+    context = {"user": request.user, "chat": generation.message.chat if generation else None}
+    return {"chats": render_to_string("components/chat_list.html", context, request)}
 
 
 @signed_in

@@ -123,7 +123,7 @@ async def stream(
     *,
     model: str,
     position: Position | None,
-    finish: Callable[[], Awaitable[dict[str, str]]],
+    finish: Callable[[], Awaitable[dict[str, Any]]],
 ) -> AsyncGenerator[str]:
     """The events of a generation as server-sent events, from `position` on.
 

@@ -38,18 +38,28 @@ addEventListener("click", ({ target }) => {
   if (target === keys || target.closest?.("#keys [data-close]")) keys.close();
 });
 
+// A question to go on with is for the model that is chosen now.
+htmx.on("htmx:configRequest", ({ detail }) => {
+  const model = document.getElementById("model")?.value;
+  if (detail.elt.id === "follow-ups" && model) detail.parameters.model = model;
+});
+
 // What was accepted leaves the composer; what was refused stays in it. Text typed meanwhile is not touched.
 htmx.on("htmx:beforeRequest", ({ detail }) => {
   if (detail.elt === composer()) composer().sent = composer().elements.text.value;
 });
 htmx.on("htmx:afterRequest", ({ detail }) => {
   const form = composer();
-  if (detail.elt !== form || !detail.successful) return;
-  const { text } = form.elements;
-  if (text.value === form.sent) text.value = "";
-  form.elements.files.value = "";
-  form.querySelector(".composer-files").open = false;
-  document.getElementById("welcome")?.remove();
+  const suggested = document.getElementById("follow-ups");
+  if (!detail.successful || (detail.elt !== form && detail.elt !== suggested)) return;
+  suggested?.remove();
+  const { text, files } = form.elements;
+  if (detail.elt === form) {
+    if (text.value === form.sent) text.value = "";
+    files.value = "";
+    form.querySelector(".composer-files").open = false;
+    document.getElementById("welcome")?.remove();
+  }
   if (!touch.matches) text.focus();
   toEnd();
 });

@@ -22,8 +22,12 @@ class Stream {
     this.status = message.querySelector("[data-status]");
     this.after = message.dataset.after;
     this.failures = 0;
-    announce("Answer started");
-    running(true);
+    // It may have ended, and only what is made after it is still to come.
+    this.ended = message.getAttribute("aria-busy") !== "true";
+    if (!this.ended) {
+      announce("Answer started");
+      running(true);
+    }
     this.connect();
   }
 
@@ -50,10 +54,11 @@ class Stream {
         handle(event.data && JSON.parse(event.data));
       });
     on("ping", () => {});
-    on("status", ({ text }) => (this.status.textContent = this.words = text));
+    on("status", ({ text }) => this.ended || (this.status.textContent = this.words = text));
     on("blocks", (data) => following(() => this.place(data)));
     on("reasoning", (data) => following(() => this.think(data)));
     on("done", (data) => this.finish(data));
+    on("afterword", (data) => this.goOn(data));
   }
 
   /** A line can be dead without either end noticing. */
@@ -79,6 +84,7 @@ class Stream {
 
   /** Shows that the line is broken, and afterwards again what was there before. */
   say(text) {
+    if (this.ended) return;
     this.words ??= this.status.textContent;
     this.status.textContent = text;
     this.lost = true;
@@ -106,9 +112,11 @@ class Stream {
     body.append(text);
   }
 
-  finish({ footer, chats }) {
-    this.source.close();
-    clearTimeout(this.watch);
+  finish({ footer, more, parts }) {
+    if (!more) this.close();
+    if (this.ended) return;
+    this.ended = true;
+    this.lost = false;
     following(() => {
       const old = this.message.querySelector("[data-footer]");
       old.insertAdjacentHTML("afterend", footer);
@@ -116,17 +124,43 @@ class Stream {
       old.remove();
       if (fresh) htmx.process(fresh);
     });
-    const list = document.getElementById("chats");
-    if (list && chats) {
-      list.outerHTML = chats;
-      htmx.process(document.getElementById("chats"));
-    }
-    this.message.removeAttribute("data-stream");
+    replace(parts);
     // "An answer is being written" is no longer true.
     document.getElementById("composer-error")?.replaceChildren();
     this.message.setAttribute("aria-busy", "false");
-    running(Boolean(document.querySelector("[data-stream]")));
+    running(Boolean(document.querySelector("[data-stream][aria-busy=true]")));
     announce("Answer finished");
+  }
+
+  /** What a model said of the chat after its answer: a title, and questions to go on with. */
+  goOn({ follow_ups, title, parts }) {
+    this.close();
+    if (!title) return;
+    document.title = `${title} · aiia`;
+    document.getElementById("chat-title").textContent = title;
+    replace(parts);
+    const newest = [...document.querySelectorAll("#messages > article")].at(-1) === this.message;
+    if (!follow_ups || !newest || document.getElementById("follow-ups")) return;
+    following(() => {
+      this.message.insertAdjacentHTML("afterend", follow_ups);
+      htmx.process(document.getElementById("follow-ups"));
+    });
+  }
+
+  close() {
+    this.source.close();
+    clearTimeout(this.watch);
+    this.message.removeAttribute("data-stream");
+  }
+}
+
+/** Puts parts of the page, by their ids, into the place of those that are there. */
+function replace(parts) {
+  for (const [id, html] of Object.entries(parts)) {
+    const old = document.getElementById(id);
+    if (!old) continue;
+    old.outerHTML = html;
+    htmx.process(document.getElementById(id));
   }
 }
 

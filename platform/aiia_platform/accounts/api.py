@@ -13,7 +13,7 @@ from rest_framework.exceptions import PermissionDenied, ValidationError  # type:
 from rest_framework.response import Response  # type: ignore[import-untyped]
 from rest_framework.views import APIView  # type: ignore[import-untyped]
 
-from aiia_platform.accounts.models import ApiKey, LastAdministrator, Role, Scope, User, UserProfile
+from aiia_platform.accounts.models import ApiKey, LastAdministrator, Role, Scope, User, UserProfile, UserSettings
 from aiia_platform.api import IF_MATCH, Administrators, Process, Versioned, VersionedDetail
 from aiia_platform.problems import Problem
 from aiia_platform.usage.quotas import used_today
@@ -36,6 +36,18 @@ class LlmPreferences(serializers.Serializer):  # type: ignore[misc]
     max_tokens = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
 
 
+class Afterwords(serializers.Serializer):  # type: ignore[misc]
+    """What a model may write after an answer, where the installation lets it; `temporary`: in temporary chats, too."""
+
+    titles = serializers.BooleanField(required=False)
+    tags = serializers.BooleanField(required=False)
+    follow_ups = serializers.BooleanField(required=False)
+    temporary = serializers.BooleanField(required=False)
+
+    def to_representation(self, chosen: dict[str, bool]) -> dict[str, bool]:
+        return {**UserSettings.AFTERWORDS, **chosen}
+
+
 class Shares(serializers.Serializer):  # type: ignore[misc]
     """Amounts per day (UTC). As limits, 0 means as many as one likes."""
 
@@ -44,7 +56,7 @@ class Shares(serializers.Serializer):  # type: ignore[misc]
 
 
 class Account(serializers.Serializer):  # type: ignore[misc]
-    """Oneself. `llm_preferences` and `preferences` replace what was there."""
+    """Oneself. `llm_preferences`, `preferences` and `afterwords` replace what was there."""
 
     id = serializers.IntegerField(read_only=True)
     username = serializers.CharField(read_only=True)
@@ -55,6 +67,7 @@ class Account(serializers.Serializer):  # type: ignore[misc]
     bio = serializers.CharField(source="about.bio", max_length=1000, allow_blank=True, required=False)
     preferences = Preferences(source="about.preferences", required=False)
     llm_preferences = LlmPreferences(source="choices.llm_preferences", required=False)
+    afterwords = Afterwords(source="choices.afterwords", required=False)
     limits = serializers.SerializerMethodField()
     used_today = serializers.SerializerMethodField()
 

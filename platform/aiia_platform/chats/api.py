@@ -96,6 +96,12 @@ class MessageRow(serializers.Serializer):  # type: ignore[misc]
     edited_at = serializers.DateTimeField(allow_null=True)
     deleted_at = serializers.DateTimeField(allow_null=True)
     generation = serializers.SerializerMethodField()
+    follow_ups = serializers.SerializerMethodField()
+
+    @extend_schema(responses=serializers.ListField(child=serializers.CharField()))
+    def get_follow_ups(self, message: Message) -> list[str]:
+        """Questions to go on with, once a model has made them."""
+        return message.afterword.follow_ups if message.afterword else []
 
     @extend_schema(responses=GenerationRow)
     def get_generation(self, message: Message) -> Any:

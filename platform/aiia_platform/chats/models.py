@@ -21,6 +21,7 @@ from aiia_platform.generations.models import ChatBusy, Generation
 
 if TYPE_CHECKING:
     from aiia_platform.accounts.models import User
+    from aiia_platform.afterwords.models import Afterword
 
 #: Characters of one message; a book chapter fits, a pasted disk image does not.
 MAX_MESSAGE_LENGTH = 200_000
@@ -409,7 +410,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def to_read(self) -> Self:
         """With their generations, and without what is long and no reader sees: ids of tokens, and the search index."""
-        return self.select_related("generation").defer("search", "generation__prompt_ids", "generation__output_ids")
+        unread = ("search", "generation__prompt_ids", "generation__output_ids")
+        return self.select_related("generation__afterword").defer(*unread)
 
     def index(self) -> int:
         """Make their text searchable. Called in the transaction that completes it."""
@@ -462,6 +464,11 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role}: {self.text[:40]}"
+
+    @property
+    def afterword(self) -> "Afterword | None":
+        """What is made or was made after it; None where nothing is."""
+        return getattr(getattr(self, "generation", None), "afterword", None)
 
     @property
     def number(self) -> int:

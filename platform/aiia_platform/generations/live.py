@@ -126,7 +126,7 @@ class Publisher:
             await self._redis.aclose()
 
 
-class _Tail:
+class Tail:
     """The reading end: the entries after the last one read."""
 
     def __init__(self, generation_id: UUID) -> None:
@@ -172,7 +172,7 @@ async def follow(generation_id: UUID) -> AsyncIterator[Event]:
 
     Ends with `End`; a deleted generation ends as `stopped`. Never raises for an unreachable Redis.
     """
-    tail = _Tail(generation_id)
+    tail = Tail(generation_id)
     answer = Answer()
     sent = _Sent()
     status: dict[str, Any] | None = None
