@@ -24,6 +24,6 @@ How the engine uses it::
   ``.finish(images)`` (pastes outside the mask, crops to the wanted size, refuses NaN), and
   ``.run(callback=None)``, which is activate, call and finish. ``callback`` is diffusers' ``callback_on_step_end``;
   it may raise to cancel. An upscaler's batch has ``.pipe`` None; its ``callback(None, tile, tiles, {})`` follows tiles.
-- ``recipe.recipe(call, model) -> dict``: what makes the same pixels again.
+- ``recipe.recipe(call, model, precision) -> dict``: what makes the same pixels again.
 - ``problem.ImageProblem``: the one exception of the package.
 """

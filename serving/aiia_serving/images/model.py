@@ -102,6 +102,11 @@ class Model:
         return self.family.prompts != "flux"
 
     @property
+    def guides_each(self) -> bool:
+        """Whether images of one batch may have different guidance: not if the network is told it."""
+        return self.family.prompts in ("clip", "clip-pair") and self.network.config.get("time_cond_proj_dim") is None
+
+    @property
     def counts_down(self) -> bool:
         """Whether the pipelines round a strength's steps down, as those of the diffusion families do; else up."""
         return self.family.prompts in ("clip", "clip-pair")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiia_serving.images import inputs, prompts
 from aiia_serving.images.controls import preprocess
 from aiia_serving.images.families import Kind
+from aiia_serving.images.guidance import Guidances
 from aiia_serving.images.job import MAX_SEED, Job
 from aiia_serving.images.model import KINDS, Model
 from aiia_serving.images.problem import NAN, ImageProblem
@@ -182,7 +183,9 @@ class Batch:
 
     def _guidance(self) -> dict[str, Any]:
         against = _texts(self._job, self.model)[1] is not None
-        arguments: dict[str, Any] = {"guidance_scale": self._job.guidance}
+        each = [call.job.guidance or 0.0 for call in self.calls]
+        scale: float = each[0] if len(set(each)) == 1 else Guidances(each)
+        arguments: dict[str, Any] = {"guidance_scale": scale}
         if not self.model.guided and against:
             arguments["true_cfg_scale"] = self.model.family.defaults.true_guidance or 1.0
         return arguments
@@ -270,7 +273,7 @@ def _key(job: Job, model: Model, windows: int) -> tuple[Any, ...] | None:
         _computed((job.width or 0, job.height or 0), model.multiple),
         job.steps,
         job.scheduler,
-        job.guidance,
+        None if model.guides_each else job.guidance,
         job.strength,
         _texts(job, model)[1] is not None,
         windows,

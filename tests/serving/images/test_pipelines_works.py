@@ -143,7 +143,22 @@ def test_several_requests_in_one_batch_are_each_what_they_are_alone(model: Model
         assert differ(together, draw(model, one)[0]) <= 1
 
 
-@pytest.mark.parametrize("change", [{"steps": 5}, {"width": 40}, {"guidance": 2.0}, {"scheduler": "euler"}])
+@pytest.mark.parametrize("extra", ["plain", "control"])
+@pytest.mark.parametrize("work", WORKS)
+def test_each_of_a_batch_has_its_own_guidance(model: Model, work: str, extra: str) -> None:
+    """Where it is a pass of its own; networks that are told a guidance are told one."""
+    wanted = [job(work, guidance=guidance, **EXTRAS[extra]) for guidance in (2.0, 7.5, 12.25)]
+    calls = [call for one in wanted for call in prepare(one, model).calls]
+    if model.family.name == "flux":
+        assert len({call.key for call in calls}) == 3
+        return
+    alone = [draw(model, one)[0] for one in wanted]
+    for together, one in zip(assemble(model, calls).run(), alone, strict=True):
+        assert differ(together, one) <= 1
+    assert min(differ(alone[0], other) for other in alone[1:]) > 1
+
+
+@pytest.mark.parametrize("change", [{"steps": 5}, {"width": 40}, {"guidance": 1.0}, {"scheduler": "euler"}])
 def test_what_differs_in_kind_is_no_batch(model: Model, change: dict[str, Any]) -> None:
     calls = [*prepare(job(), model).calls, *prepare(job(**change), model).calls]
     with pytest.raises(ValueError, match="equal keys"):
@@ -240,7 +255,7 @@ def test_a_negative_prompt_counts(model: Model) -> None:
 
 def test_a_recipe_draws_the_picture_again(model: Model) -> None:
     calls = prepare(job(n=3, seed=None, loras=[{"name": "style"}]), model).calls
-    last = recipe(calls[2], model)
+    last = recipe(calls[2], model, "float32")
     again = Job.parse(last["job"])
     assert last["model"] == model.id
     assert last["versions"]["diffusers"] == diffusers.__version__
