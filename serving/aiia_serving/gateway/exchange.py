@@ -120,6 +120,7 @@ class Exchange:
             unit=self.usage.unit,
             id=self.usage.request_id,
             deadline_s=self._deadline_s,
+            note=self.usage.note(),
         )
         try:
             return await self._gateway.queue.enter(work, turn.wake)

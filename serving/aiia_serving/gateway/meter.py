@@ -17,7 +17,7 @@ import aiohttp
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from aiia_serving.gateway.usage import Kind, Outcome, Usage
+from aiia_serving.gateway.usage import Outcome, Usage
 from aiia_serving.queue import Work
 
 log = logging.getLogger(__name__)
@@ -69,14 +69,7 @@ class Meter:
 
     def abandoned(self, work: Work, cost: float) -> None:
         """Records a request whose gateway died, by what the queue knew of it."""
-        kind: Kind = "images" if work.unit == "gpu_ms" else "chat"
-        usage = Usage(work.id, work.user, None, work.model, work.work_class, kind)
-        if work.unit == "gpu_ms":
-            usage.gpu_ms = round(cost)
-        else:
-            usage.completion_tokens = round(cost / 2)
-        usage.admit()
-        self.record(usage, "lost")
+        self.record(Usage.lost(work, cost), "lost")
 
     async def close(self) -> None:
         """Tries once more to hand on what is held, then ends."""

@@ -1,11 +1,12 @@
 """What one request used, in the shape that the platform takes (``POST /internal/usage``)."""
 
+import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from aiia_serving.queue import Unit, WorkClass
+from aiia_serving.queue import Unit, Work, WorkClass
 
 Kind = Literal["chat", "completions", "responses", "messages", "embeddings", "rerank", "images"]
 Outcome = Literal["complete", "cancelled", "failed", "lost"]
@@ -31,6 +32,24 @@ class Usage:
     admitted_at: float | None = None
     _began: float = field(default_factory=time.monotonic)
     _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def note(self) -> str:
+        """What ``lost`` has to know beside the work itself."""
+        return json.dumps([self.key_id, self.model, self.kind])
+
+    @classmethod
+    def lost(cls, work: Work, cost: float) -> Self:
+        """That of work whose gateway died when it had cost this much."""
+        key_id, model, kind = json.loads(work.note)
+        usage = cls(work.id, work.user, key_id, model, work.work_class, kind)
+        if usage.unit == "gpu_ms":
+            usage.gpu_ms = round(cost)
+        elif kind in ("embeddings", "rerank"):
+            usage.prompt_tokens = round(cost)
+        else:
+            usage.completion_tokens = round(cost / 2)
+        usage.admit()
+        return usage
 
     @property
     def unit(self) -> Unit:

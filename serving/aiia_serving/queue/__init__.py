@@ -30,7 +30,7 @@ class Work:
 
     ``cost`` is an estimate, in tokens (prompt + 2 x output) or, for images, in GPU milliseconds; one queue holds one
     ``unit``. ``weight`` is the user's share relative to others. ``id`` is the request's, for queries. ``deadline_s``
-    bounds the wait.
+    bounds the wait. ``note`` is the caller's own, told again when the work is lost.
     """
 
     model: str
@@ -41,6 +41,7 @@ class Work:
     weight: float = 1.0
     id: str = ""
     deadline_s: float | None = None
+    note: str = ""
 
 
 class QueueFullError(Exception):

@@ -251,8 +251,10 @@ class RedisQueue:
     def _take_over(self, line: Line, ticket_id: str, request: str, user: str, rank: int, *rest: str) -> None:
         if ticket_id not in self._taken_over:
             self._taken_over.add(ticket_id)
-            cost, weight, unit, spent = rest
-            work = Work(line.model, user, _CLASSES[rank], float(cost), cast(Unit, unit), float(weight), request)
+            cost, weight, unit, note, spent = rest
+            work = Work(
+                line.model, user, _CLASSES[rank], float(cost), cast(Unit, unit), float(weight), request, note=note
+            )
             if self._abandoned is not None:
                 self._abandoned(work, float(spent))
         self._post(line, lambda _: self._taken_over.discard(ticket_id), "release", ticket_id, "")
@@ -286,7 +288,7 @@ class RedisQueue:
 
 def _described(work: Work) -> tuple[Any, ...]:
     rank = _CLASSES.index(work.work_class)
-    return work.id, work.user, rank, float(work.cost), float(work.weight), work.unit
+    return work.id, work.user, rank, float(work.cost), float(work.weight), work.unit, work.note
 
 
 def _seconds(text: str) -> float | None:

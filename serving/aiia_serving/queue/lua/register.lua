@@ -3,11 +3,11 @@
 --
 -- ARGV[5]   for how many seconds no slot is given if Redis lost all, so that every gateway can come back first
 -- ARGV[6]   slots, or '' if unknown    ARGV[7]  age of that knowledge in seconds
--- ARGV[8..] of each ticket: ticket, request, user, class, cost, weight, unit, seconds since it entered, seconds since
---           it started or '', cost so far, lag of its user
+-- ARGV[8..] of each ticket: ticket, request, user, class, cost, weight, unit, note, seconds since it entered, seconds
+--           since it started or '', cost so far, lag of its user
 -- Returns   the tickets of this gateway that have a slot
 
-local FIELDS = 11
+local FIELDS = 12
 local empty = redis.call('HSETNX', key('meta'), 'born', text(now)) == 1
 if empty then
   redis.call('HSET', key('meta'), 'hold', text(now + tonumber(ARGV[5])))
@@ -18,11 +18,11 @@ end
 
 local held = {}
 for i = 8, #ARGV, FIELDS do
-  local started = tonumber(ARGV[i + 8])
+  local started = tonumber(ARGV[i + 9])
   local ticket = {
     id = ARGV[i], request = ARGV[i + 1], user = ARGV[i + 2], class = tonumber(ARGV[i + 3]), cost = tonumber(ARGV[i + 4]),
-    weight = tonumber(ARGV[i + 5]), unit = ARGV[i + 6], gateway = gateway, entered = now - tonumber(ARGV[i + 7]),
-    spent = tonumber(ARGV[i + 9]),
+    weight = tonumber(ARGV[i + 5]), unit = ARGV[i + 6], note = ARGV[i + 7], gateway = gateway,
+    entered = now - tonumber(ARGV[i + 8]), spent = tonumber(ARGV[i + 10]),
   }
   held[ticket.id] = true
   local known = find('waiting', ticket.id)
@@ -44,7 +44,7 @@ for i = 8, #ARGV, FIELDS do
       save('running', ticket)
     elseif not known then
       wait(ticket)
-      local start = meta('floor:' .. ticket.class) + tonumber(ARGV[i + 10])
+      local start = meta('floor:' .. ticket.class) + tonumber(ARGV[i + 11])
       set_virtual(ticket.class, ticket.user, math.max(virtual(ticket.class, ticket.user), start))
     end
   end

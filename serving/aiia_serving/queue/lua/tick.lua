@@ -4,7 +4,7 @@
 -- ARGV[5]   seconds of silence after which a gateway is dead
 -- ARGV[6..] pairs: ticket, cost so far
 -- Returns   {slots, {running ticket, …}, {{waiting ticket, position, eta, lag}, …},
---            {{lost ticket, request, user, class, cost, weight, unit, spent}, …}}
+--            {{lost ticket, request, user, class, cost, weight, unit, note, spent}, …}}
 
 local function reclaim(dead)
   for _, id in ipairs(redis.call('SMEMBERS', key('owned', dead))) do
@@ -56,7 +56,8 @@ for _, id in ipairs(redis.call('SMEMBERS', key('owned', gateway))) do
     local left = find('lost', id)
     if left then
       table.insert(lost, {
-        id, left.request, left.user, left.class, text(left.cost), text(left.weight), left.unit, text(left.spent or 0),
+        id, left.request, left.user, left.class, text(left.cost), text(left.weight), left.unit, left.note,
+        text(left.spent or 0),
       })
     end
   end
