@@ -1,4 +1,4 @@
-// Builds aiia_web/static/dist: one stylesheet, one script, one sprite. `--watch` rebuilds on change.
+// Builds aiia_web/static/dist: one stylesheet, one script, one sprite, and what only some messages need. `--watch` rebuilds on change.
 import { execFile } from "node:child_process";
 import { copyFile, mkdir, readFile, rm, watch, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -15,15 +15,28 @@ async function styles() {
   await run(process.execPath, [cli, "--minify", "-i", "assets/app.css", "-o", join(out, "app.css")], { cwd: root });
 }
 
+const bundled = { bundle: true, minify: true, target: ["es2020"], legalComments: "none" };
+
 async function scripts() {
   await esbuild.build({
+    ...bundled,
     entryPoints: [join(root, "assets/app.js")],
     outfile: join(out, "app.js"),
-    bundle: true,
-    minify: true,
     format: "iife",
-    target: ["es2020"],
-    legalComments: "none",
+  });
+}
+
+/** Modules that only some messages need: formulas with their fonts, diagrams in a file for each kind. */
+async function modules() {
+  await esbuild.build({
+    ...bundled,
+    entryPoints: [join(root, "assets/math.js"), join(root, "assets/diagrams.js")],
+    outdir: out,
+    format: "esm",
+    splitting: true,
+    chunkNames: "chunks/[name]-[hash]",
+    assetNames: "fonts/[name]",
+    loader: { ".woff2": "file", ".woff": "empty", ".ttf": "empty" },
   });
 }
 
@@ -49,7 +62,7 @@ async function fonts() {
 
 async function build() {
   await mkdir(out, { recursive: true });
-  await Promise.all([styles(), scripts(), sprite(), fonts()]);
+  await Promise.all([styles(), scripts(), modules(), sprite(), fonts()]);
 }
 
 await rm(out, { recursive: true, force: true });

@@ -54,7 +54,7 @@ INSIDE = (
 #: Addresses that show no page of their own: they act, stream, hold another's page, or are for development. The page of
 #: models needs a manager, and has its own tests.
 NO_PAGES = re.compile(
-    r"^(healthz|readyz|metrics|internal/|api/(?!docs)|generations/|models/|styleguide|offline\.js"
+    r"^(healthz|readyz|metrics|internal/|api/(?!docs)|generations/|models/|styleguide|offline\.js|diagrams"
     r"|settings/.+|chats/.+|admin/(users|roles)/<.*|accounts/(oidc|social|3rdparty|2fa/(authenticate|reauthenticate"
     r"|recovery-codes|totp/deactivate|webauthn/(login|reauthenticate|keys))|login/code|password/(set|reset/key)"
     r"|confirm-email/.*|signup/passkey))"

@@ -58,6 +58,7 @@ PIECES = [
         "-->",
     ),
     *("&amp;", "\\", "~~", "http://a.b", "é", "😀", "\0"),
+    *("$", "$$", "$$\n", "$$x$$", "\\[", "\\]", "\\(", "\\)", "\n= b\n", "\n+ c\n"),
 ]
 texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 
@@ -66,6 +67,7 @@ texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 @given(texts, st.data())
 @example("para\n```x`y\n\nend", None)
 @example("text\na | b\n--- | -x\n\nend", None)
+@example("$$\na\n+ b\n=\n$$ and\n- c\n\n\\[\nd\n\\]\ne", None)
 def test_growing_text_equals_the_whole_at_every_step(text: str, data: st.DataObject | None) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=12)) if data else range(len(text))
     growing = Growing()
@@ -117,6 +119,34 @@ def test_pictures_of_other_hosts_become_links() -> None:
     assert ">a cat</a>" in html
 
 
+def test_formulas_keep_their_source() -> None:
+    (inline,) = blocks("Let $x^2$ and \\(a_1*b*c_2\\) be")
+    assert re.findall(r'<span class="math">(.*?)</span>', inline) == ["$x^2$", "\\(a_1*b*c_2\\)"]
+    # Lines that would otherwise begin a list or a heading.
+    assert blocks("\\[\na\n=\n+ b\n\\]\nend")[0] == '<div class="math math-display">\\[\na\n=\n+ b\n\\]</div>\n'
+    assert '<div class="math math-display">$$x$$</div>' in blocks("- a\n\n  $$x$$\n- b")[0]
+    assert [block[:5] for block in blocks("$$\nnever closed\n\nend")] == ["<p>$$", "<p>en"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It costs $5 and $10",
+        "$5-$10, US$5 or 6$",
+        "$5 and 6$",
+        "$20M to $30M",
+        "echo $HOME/$USER",
+        "\\$5\\$",
+        "`$x$`",
+        "`` \\(x\\) ``",
+        "```\n$$x$$\n```",
+        "    $$x$$",
+    ],
+)
+def test_prices_variables_and_code_are_no_formulas(text: str) -> None:
+    assert "math" not in "".join(blocks(text))
+
+
 XSS = [
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -151,6 +181,12 @@ XSS = [
     "<meta http-equiv=refresh content=0;url=//evil>",
     "<base href=//evil>",
     "[x]: javascript:alert(1)\n\n[x]",
+    "$$<script>alert(1)</script>$$",
+    "\\[\n<img src=x onerror=alert(1)>\n\\]",
+    "a \\(<svg onload=alert(1)>\\) b $<script>alert(1)</script>$",
+    "$\\href{javascript:alert(1)}{x}$",
+    "$\\htmlStyle{position:fixed}{\\includegraphics{//evil}}$",
+    '```mermaid\ngraph LR\nA["<img src=x onerror=alert(1)>"]\nclick A "javascript:alert(1)"\n```',
 ]
 PLAIN = ("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "li", "strong", "em", "s", "code")
 TABLES = ("table", "thead", "tbody", "tr")

@@ -23,6 +23,8 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from aiia_web import formulas
+
 #: Longer code is shown plain: colouring it would cost more than a reader gains.
 MAX_HIGHLIGHTED = 100_000
 #: The same while it grows, since it is rendered for every picture of it.
@@ -45,8 +47,9 @@ def _code(code: str, language: str, *, unfinished: bool = False) -> str:
     lexer = _lexer(language) if language and len(code) <= longest else None
     body = highlight(code, lexer, _formatter) if lexer else html.escape(code)
     label = html.escape(language or "text")
+    kind = "code diagram-source" if language == "mermaid" else "code"
     return (
-        f'<div class="code"><div class="code-head"><span>{label}</span>'
+        f'<div class="{kind}"><div class="code-head"><span>{label}</span>'
         '<button type="button" class="code-copy">Copy</button></div>'
         f'<pre tabindex="0"><code>{body}</code></pre></div>\n'
     )
@@ -60,6 +63,14 @@ class _Renderer(RendererHTML):
 
     def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
         return _code(tokens[idx].content, "")
+
+    def formula(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        source = tokens[idx].content
+        shown = "math math-display" if source.startswith(("$$", "\\[")) else "math"
+        return f'<span class="{shown}">{html.escape(source)}</span>'
+
+    def formula_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        return f'<div class="math math-display">{html.escape(tokens[idx].content)}</div>\n'
 
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
         # A picture on another host would tell that host who reads the answer, so it becomes a link.
@@ -87,6 +98,7 @@ class _Renderer(RendererHTML):
 
 def _parser(**options: Any) -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, **options}, renderer_cls=_Renderer)
+    parser.use(formulas.plug_in)
     return parser.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
 
 

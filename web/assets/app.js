@@ -3,7 +3,9 @@ import Alpine from "@alpinejs/csp";
 import htmx from "htmx.org";
 import "./chat.js";
 import "./frame.js";
+import { enrich } from "./rich.js";
 import { follow } from "./stream.js";
 
 htmx.onLoad(follow);
+htmx.onLoad(enrich);
 Alpine.start();

@@ -1,6 +1,6 @@
 // The composer and the chat's keys.
 import htmx from "htmx.org";
-import { newest, toEnd } from "./stream.js";
+import { newest, toEnd } from "./scrolling.js";
 
 const composer = () => document.getElementById("composer");
 const touch = matchMedia("(pointer: coarse)");

@@ -1,6 +1,7 @@
 // Sidebar, menus, dialogs and copy buttons.
 import Alpine from "@alpinejs/csp";
 import htmx from "htmx.org";
+import { sourceOf } from "./rich.js";
 
 const narrow = matchMedia("(width < 48rem)");
 
@@ -66,7 +67,7 @@ Alpine.data("toast", () => ({
 Alpine.data("copy", () => ({
   copied: false,
   async copy() {
-    await write(document.getElementById(this.$root.dataset.copy).textContent.trim());
+    await write(sourceOf(document.getElementById(this.$root.dataset.copy)).trim());
     this.copied = true;
     setTimeout(() => (this.copied = false), 2000);
   },

@@ -3,9 +3,10 @@
 // Not htmx's own extension: that one opens a new connection after a break, without the id of the last event, and so
 // loses its place. The browser's EventSource sends the id by itself; where it gives up, `?after=` carries it.
 import htmx from "htmx.org";
+import { enrich } from "./rich.js";
+import { following } from "./scrolling.js";
 
 const SILENCE = 35_000; // the server says something every 10 s
-const NEAR = 80; // pixels from the end within which the reader counts as being there
 
 /** Starts a stream for each running answer in what has been added to the page. */
 export function follow(element) {
@@ -129,6 +130,7 @@ class Stream {
     document.getElementById("composer-error")?.replaceChildren();
     this.message.setAttribute("aria-busy", "false");
     running(Boolean(document.querySelector("[data-stream][aria-busy=true]")));
+    enrich(this.message);
     announce("Answer finished");
   }
 
@@ -172,29 +174,4 @@ function running(value) {
 function announce(text) {
   const place = document.getElementById("announcer");
   if (place) place.textContent = text;
-}
-
-// Scrolling: the page stays at its end while the reader is there, and leaves them alone otherwise.
-
-const scroller = () => document.getElementById("scroller");
-const atEnd = (box) => box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
-
-function following(change) {
-  const box = scroller();
-  const follow = box && atEnd(box);
-  change();
-  if (follow) box.scrollTop = box.scrollHeight;
-  newest();
-}
-
-export function toEnd() {
-  const box = scroller();
-  if (box) box.scrollTop = box.scrollHeight;
-  newest();
-}
-
-export function newest() {
-  const box = scroller();
-  const button = document.getElementById("newest");
-  if (box && button) button.hidden = atEnd(box);
 }
