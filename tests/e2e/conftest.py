@@ -103,7 +103,7 @@ def ask(page: Page, text: str = "Three days in Rome, what should I see?") -> Non
 
 def wait_for_end(page: Page, timeout: float = 30_000) -> None:
     """Until the last answer has ended."""
-    page.wait_for_selector("#messages > article:last-child[aria-busy=false] [data-footer]", timeout=timeout)
+    page.wait_for_selector("#messages > article:last-of-type[aria-busy=false] [data-footer]", timeout=timeout)
 
 
 def until(page: Page, expression: str, timeout: float = 15) -> None:

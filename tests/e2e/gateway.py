@@ -50,8 +50,8 @@ class Script:
 
     text: str = MARKDOWN
     reasoning: str = ""
-    #: What it says of a conversation when it is asked for a title and the like; empty: what it says to everything.
-    about: str = ""
+    #: What it says instead to a conversation that has a text in it: `{text: answer}`.
+    says: dict[str, str] = field(default_factory=dict)
     tokens_per_second: float = 2000
     #: Status events before the answer.
     phases: list[dict[str, Any]] = field(default_factory=list)
@@ -119,8 +119,9 @@ class ScriptedGateway:
                 await asyncio.to_thread(script.hold.wait)
             await self._send(response, {"phase": "running"}, "aiia.status")
             tokens = [("reasoning_content", t) for t in _tokens(script.reasoning)]
-            aside = script.about and request.headers["X-Aiia-Class"] == "batch"
-            tokens += [("content", t) for t in _tokens(script.about if aside else script.text)]
+            asked = await request.text()
+            said = next((said for text, said in script.says.items() if text in asked), script.text)
+            tokens += [("content", t) for t in _tokens(said)]
             for number, (channel, token) in enumerate(tokens):
                 if script.error and number >= script.error_after:
                     break

@@ -4,6 +4,7 @@ Each page at phone and desktop size, light and dark, into `test-results/screensh
 `docs/images`. The web assets have to be built.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.conftest import DESKTOP, PHONE, QUIET, ask, register, until, wait_for_end
-from tests.e2e.gateway import Script
+from tests.e2e.gateway import READY, Script
 from tests.e2e.site import Site
 from tests.support import plugin, services
 
@@ -79,6 +80,42 @@ def scenes(page: Page, site: Site) -> Iterator[str]:
     yield "settings"
     page.goto("/accounts/password/change/")
     yield "password"
+    yield from after_an_answer(page, site)
+
+
+def after_an_answer(page: Page, site: Site) -> Iterator[str]:
+    """What a model says of a chat, and the mark of a summary."""
+    says = {
+        "Summarise the conversation": "The user asked for **three days in Rome**. The Forum, the Vatican and "
+        "Trastevere were proposed, a day each.",
+        "Here is a conversation": json.dumps(
+            {
+                "title": "Three days in Rome",
+                "tags": ["rome", "travel"],
+                "questions": ["Where should I stay?", "Which tickets do I have to book before I go?", "Is April warm?"],
+            }
+        ),
+    }
+    site.kill("worker")
+    site.start_worker(AIIA_TITLES="1", AIIA_TAGS="1", AIIA_FOLLOW_UPS="1")
+    site.gateway.script = Script(says=says, model=READY | {"max_model_len": 600})
+    page.goto("/")
+    ask(page)
+    page.locator("#follow-ups").wait_for()
+    page.wait_for_timeout(300)
+    yield "follow-ups"
+    ask(page, "And to eat?")
+    wait_for_end(page)
+    page.goto(f"{page.url}edit/")
+    page.select_option("[name=strategy]", "summary")
+    page.click("text=Save")
+    ask(page, "Where to sleep?")
+    page.locator("#summary-marker summary").click()
+    page.locator("#follow-ups").wait_for()
+    page.evaluate("document.getElementById('summary-marker').scrollIntoView({block: 'center'})")
+    yield "summary"
+    site.kill("worker")
+    site.start_worker()
 
 
 def take(browser: Browser, site: Site, folder: Path) -> None:

@@ -13,6 +13,8 @@ from tests.e2e.site import Site
 pytestmark = pytest.mark.e2e
 Open = Callable[..., Page]
 
+#: What only the question of an afterword has in it.
+ASKED = "Here is a conversation"
 QUESTIONS = ["Where should I stay in Rome?", "Is April a good month?", "What does it cost?"]
 ABOUT = json.dumps({"title": "Rome in Spring", "tags": ["rome"], "questions": QUESTIONS})
 
@@ -28,7 +30,7 @@ def talkative(site: Site) -> Iterator[Site]:
 
 
 def test_title_and_questions_arrive_without_a_reload(talkative: Site, open_page: Open) -> None:
-    talkative.gateway.script = Script(text="Start early.", about=ABOUT)
+    talkative.gateway.script = Script(text="Start early.", says={ASKED: ABOUT})
     page = open_page()
     register(page)
     ask(page)
@@ -51,11 +53,11 @@ def test_title_and_questions_arrive_without_a_reload(talkative: Site, open_page:
 
 
 def test_a_page_that_was_opened_meanwhile_gets_them_too(talkative: Site, open_page: Open) -> None:
-    talkative.gateway.script = Script(text="Start early.", about=ABOUT)
+    talkative.gateway.script = Script(text="Start early.", says={ASKED: ABOUT})
     page = open_page()
     register(page)
     # The afterword is slow, the answer is not.
-    talkative.gateway.script = Script(text="Start early.", about=ABOUT + " " * 600, tokens_per_second=50)
+    talkative.gateway.script = Script(text="Start early.", says={ASKED: ABOUT + " " * 600}, tokens_per_second=50)
     ask(page)
     wait_for_end(page)
     page.reload()
@@ -66,7 +68,7 @@ def test_a_page_that_was_opened_meanwhile_gets_them_too(talkative: Site, open_pa
 
 
 def test_they_are_plain_forms_without_scripts(talkative: Site, open_page: Open) -> None:
-    talkative.gateway.script = Script(text="Start early.", about=ABOUT)
+    talkative.gateway.script = Script(text="Start early.", says={ASKED: ABOUT})
     page = open_page()
     register(page)
     ask(page)

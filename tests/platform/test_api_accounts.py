@@ -57,6 +57,7 @@ def test_one_sees_and_changes_oneself(api: Api, user: User) -> None:
         "bio": "Trains",
         "llm_preferences": {"temperature": 0.2},
         "preferences": {"width": "wide"},
+        "afterwords": {"titles": True, "tags": False, "follow_ups": True, "temporary": False},
     }
     status, me = api("PATCH", "account/", change)
     assert status == 200

@@ -66,7 +66,7 @@ def addresses(user: User) -> dict[str, str]:
     person = f"/admin/users/{user.pk}/"
     message = f"/messages/{generation.message_id}/"
     on_chats = ("archive", "draft", "duplicate", "edit", "pin", "restore", "stop")
-    on_messages = ("again", "choose", "delete", "edit", "fork", "restore", "sent")
+    on_messages = ("again", "choose", "delete", "edit", "fork", "gauge", "restore", "sent")
     api = f"/api/chats/{generation.message.chat_id}/"
     return {
         "api-chat": api,

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from aiia_web import branches, chat_menu, search
+from aiia_web import branches, chat_menu, gauge, search
 
 urlpatterns = [
     path("search/", search.show, name="search"),
@@ -20,5 +20,6 @@ urlpatterns = [
     path("messages/<uuid:message_id>/fork/", branches.fork, name="message-fork"),
     path("messages/<uuid:message_id>/delete/", branches.delete, name="message-delete"),
     path("messages/<uuid:message_id>/restore/", branches.restore, name="message-restore"),
+    path("messages/<uuid:message_id>/gauge/", gauge.show, name="message-gauge"),
     path("messages/<uuid:message_id>/sent/", branches.sent, name="message-sent"),
 ]

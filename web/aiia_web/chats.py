@@ -21,6 +21,7 @@ from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.afterwords import follow_ups
 from aiia_web.catalogue import Picker
 from aiia_web.fragments import is_fragment
+from aiia_web.gauge import gauge
 
 PER_PAGE = 50
 
@@ -38,6 +39,7 @@ def _page(request: SignedInRequest, chat: Chat | None, *, status: int = 200, **c
         or preferred
         or Generation.objects.filter(user=request.user).order_by("queued_at").last()
     )
+    summary = chat.summary(window.leaf) if chat and window else None
     draft = None
     if "text" not in context:
         draft = Draft.objects.filter(pk=chat.pk, user=request.user).first() if chat else Draft.unsent(request.user)
@@ -55,7 +57,7 @@ def _page(request: SignedInRequest, chat: Chat | None, *, status: int = 200, **c
         "picker": Picker(wanted if isinstance(wanted, str) else wanted.model if wanted else ""),
         "message_id": uuid4(),
     }
-    page |= follow_ups(newest, chat.leaf if chat else None)
+    page |= follow_ups(newest, chat.leaf if chat else None) | gauge(newest) | {"summary": summary}
     return render(request, "chats/chat.html", page | context, status=status)
 
 

@@ -23,6 +23,7 @@ from aiia_platform.observability import metrics
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.afterwords import follow_ups
 from aiia_web.fragments import is_fragment
+from aiia_web.gauge import gauge
 from aiia_web.streaming import Position, frame, stream
 
 
@@ -50,7 +51,10 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         # A chat may be deleted while somebody reads it.
         footer = render_to_string("components/footer.html", {"message": ended.message}, request) if ended else ""
         more = Afterword.objects.filter(pk=generation_id).exists()
-        return {"footer": footer, "more": more, "parts": _parts(request, ended)}
+        parts = _parts(request, ended)
+        if ended:
+            parts["gauge"] = render_to_string("components/gauge.html", gauge(ended.message), request)
+        return {"footer": footer, "more": more, "parts": parts, "summary": _summary(request, ended)}
 
     def afterword() -> dict[str, Any]:
         ended = _of(user).select_related("afterword").filter(pk=generation_id).first()
@@ -90,6 +94,16 @@ def _parts(request: HttpRequest, generation: Generation | None) -> dict[str, str
     """Parts of the page that an ended answer changes, by their ids."""
     context = {"user": request.user, "chat": generation.message.chat if generation else None}
     return {"chats": render_to_string("components/chat_list.html", context, request)}
+
+
+def _summary(request: HttpRequest, generation: Generation | None) -> dict[str, str]:
+    """The mark of what the answer was made of instead of older messages, and the message below which it stands."""
+    message = generation.message if generation else None
+    if message is None or not (summary := message.chat.summary(message.pk)):
+        return {}
+    context = {"summary": summary, "leaf": message.pk}
+    mark = render_to_string("components/summary_marker.html", context, request)
+    return {"below": f"message-{summary.message_id}", "html": mark}
 
 
 @signed_in

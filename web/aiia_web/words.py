@@ -42,6 +42,8 @@ def status(detail: dict[str, Any], model: str) -> str:
             return f"{words}, about {span(eta)}" if (eta := detail.get("eta_s")) else words
         case "starting":
             return starting(model, detail)
+        case "summarising":
+            return "Summarising older messages"
         case "thinking":
             return f"Thinking, {seconds:.0f} s" if (seconds := detail.get("seconds")) else "Thinking"
         case "writing":

@@ -113,7 +113,7 @@ class Stream {
     body.append(text);
   }
 
-  finish({ footer, more, parts }) {
+  finish({ footer, more, parts, summary }) {
     if (!more) this.close();
     if (this.ended) return;
     this.ended = true;
@@ -124,13 +124,14 @@ class Stream {
       const fresh = old.nextElementSibling;
       old.remove();
       if (fresh) htmx.process(fresh);
+      replace(parts);
+      mark(summary);
     });
-    replace(parts);
     // "An answer is being written" is no longer true.
     document.getElementById("composer-error")?.replaceChildren();
     this.message.setAttribute("aria-busy", "false");
-    running(Boolean(document.querySelector("[data-stream][aria-busy=true]")));
     enrich(this.message);
+    running(Boolean(document.querySelector("[data-stream][aria-busy=true]")));
     announce("Answer finished");
   }
 
@@ -154,6 +155,14 @@ class Stream {
     clearTimeout(this.watch);
     this.message.removeAttribute("data-stream");
   }
+}
+
+/** Shows below which message the model reads all of the chat, and above it a summary. */
+function mark({ below, html }) {
+  const last = below && document.getElementById(below);
+  if (!last) return;
+  document.getElementById("summary-marker")?.remove();
+  last.insertAdjacentHTML("afterend", html);
 }
 
 /** Puts parts of the page, by their ids, into the place of those that are there. */

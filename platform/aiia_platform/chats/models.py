@@ -298,6 +298,18 @@ class Chat(models.Model):
         leaf = tree.newest_leaf(self._message(through).pk) if through else self.end
         return tree.window(self, leaf, upto=upto, size=size)
 
+    def summary(self, leaf: uuid.UUID | None) -> "Summary | None":
+        """The newest summary that stands for older messages of a branch; None where all of it is read."""
+        if self.context.get("strategy") != "summary":
+            return None
+        made = Summary.objects.filter(message__chat=self, message__deleted_at=None).select_related("message")
+        newest_first = list(made.defer("message__search").order_by("-message__position"))
+        if not newest_first:
+            return None
+        on_branch = tree.branch(leaf).filter(pk__in=[summary.message_id for summary in newest_first])
+        ids = set(on_branch.values_list("pk", flat=True))
+        return next((summary for summary in newest_first if summary.message_id in ids), None)
+
     def totals(self) -> dict[str, Any]:
         """What its answers read and wrote, and their cost: `prompt_tokens`, `completion_tokens`, `cost` or None."""
         names = ("prompt_tokens", "completion_tokens", "cost")

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 from aiia_platform.db import in_db
 from aiia_platform.gateway import Gateway, GatewayError, StreamBroken
@@ -61,19 +62,19 @@ def turns(generation: Generation) -> list[Turn]:
 
 def conversation(generation: Generation) -> Conversation:
     """The branch up to the question, from where the last answer's context or the newest summary leaves off."""
-    from aiia_platform.chats import tree
-    from aiia_platform.chats.models import Summary
-
     message = generation.message
-    chat = message.chat
-    before = tree.branch(message.parent_id).filter(deleted_at=None).exclude(pk=message.pk)
+    return branch(message.chat, message.parent_id, generation.context_from)
+
+
+def branch(chat: Any, leaf: UUID | None, context_from: int = 0) -> Conversation:
+    """The same of a branch up to the message `leaf`; it begins at the position `context_from` at the earliest."""
+    from aiia_platform.chats import tree
+
+    before = tree.branch(leaf).filter(deleted_at=None)
     last = before.filter(role="assistant", generation__isnull=False).to_read().last()
-    start = max(generation.context_from, last.generation.context_from if last else 0)
-    summary = None
+    start = max(context_from, last.generation.context_from if last else 0)
+    summary = chat.summary(leaf)
     if chat.context.get("strategy") == "summary":
-        summary = (
-            Summary.objects.filter(message__in=before).select_related("message").order_by("message__position").last()
-        )
         start = summary.message.position + 1 if summary else 0
     found = [_turn(row) for row in before.filter(position__gte=start).defer("search").prefetch_related("attachments")]
     return Conversation(
@@ -134,6 +135,11 @@ async def compose(gateway: Gateway, model: str, found: Conversation, max_model_l
     return head + await fit(gateway, model, kept, max_model_len, taken=taken)
 
 
+async def measure(gateway: Gateway, model: str, found: Conversation, max_model_len: int | None) -> int:
+    """Tokens of what a model would be sent of a conversation. Raises like `Gateway.stream` where it cannot count."""
+    return await _counted(gateway, model, await compose(gateway, model, found, max_model_len))
+
+
 def room(max_model_len: int) -> int:
     """Tokens of a model's length that are there for what it reads."""
     return max_model_len - min(RESERVE_MOST, int(max_model_len * RESERVE_SHARE))
@@ -176,13 +182,20 @@ def _from_question(kept: list[Turn]) -> list[Turn]:
 
 async def count(gateway: Gateway, model: str, turns: list[Turn]) -> int:
     """Tokens of these turns, template included."""
-    pictures = PICTURE * sum(len(turn.images) for turn in turns)
     try:
-        plain = as_messages([replace(turn, images=()) for turn in turns])
-        return pictures + await gateway.count_tokens(model, plain)
+        return await _counted(gateway, model, turns)
     except (GatewayError, StreamBroken, TimeoutError):
         # Three characters to a token is on the safe side for most languages.
-        return pictures + sum(len(turn.text) // 3 + TEMPLATE for turn in turns)
+        return _of_pictures(turns) + sum(len(turn.text) // 3 + TEMPLATE for turn in turns)
+
+
+async def _counted(gateway: Gateway, model: str, turns: list[Turn]) -> int:
+    plain = as_messages([replace(turn, images=()) for turn in turns])
+    return _of_pictures(turns) + await gateway.count_tokens(model, plain)
+
+
+def _of_pictures(turns: list[Turn]) -> int:
+    return PICTURE * sum(len(turn.images) for turn in turns)
 
 
 SUMMARISE = (
