@@ -1,5 +1,6 @@
-"""Formulas and diagrams in answers, in a real browser under the site's own policy."""
+"""Formulas, diagrams and times of messages, in a real browser under the site's own policy."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -140,3 +141,19 @@ def test_a_page_without_formulas_loads_nothing_for_them(site: Site, open_page: O
     ask(page)
     wait_for_end(page)
     assert not any("/math" in url or "diagrams" in url for url in asked)
+
+
+def test_each_message_has_its_time_in_the_readers_zone(site: Site, open_page: Open) -> None:
+    page = open_page(timezone_id="Asia/Kolkata", locale="en-GB")
+    register(page)
+    ask(page)
+    wait_for_end(page)
+    times = page.locator("#messages time")
+    expect(times).to_have_count(2)
+    at = "new Date(document.querySelector('#messages time').dateTime)"
+    for moment in (times.first, times.last):
+        expect(moment).to_have_text(re.compile(r"^\d\d:\d\d$"))
+    expect(times.first).to_have_text(page.evaluate(f"{at}.toLocaleTimeString('en-GB', {{timeStyle: 'short'}})"))
+    plain = open_page(java_script_enabled=False, storage_state=page.context.storage_state())
+    plain.goto(page.url)
+    expect(plain.locator("#messages time").last).to_have_text(re.compile(r"^\d+ \w+ \d{4}, \d\d:\d\d UTC$"))

@@ -5,7 +5,9 @@ import "./chat.js";
 import "./frame.js";
 import { enrich } from "./rich.js";
 import { follow } from "./stream.js";
+import { localise } from "./times.js";
 
 htmx.onLoad(follow);
 htmx.onLoad(enrich);
+htmx.onLoad(localise);
 Alpine.start();

@@ -46,7 +46,9 @@ htmx.on("htmx:configRequest", ({ detail }) => {
 
 // What was accepted leaves the composer; what was refused stays in it. Text typed meanwhile is not touched.
 htmx.on("htmx:beforeRequest", ({ detail }) => {
-  if (detail.elt === composer()) composer().sent = composer().elements.text.value;
+  if (detail.elt !== composer()) return;
+  composer().sent = composer().elements.text.value;
+  clearTimeout(typing); // what is sent is no draft
 });
 htmx.on("htmx:afterRequest", ({ detail }) => {
   const form = composer();

@@ -5,6 +5,7 @@
 import htmx from "htmx.org";
 import { enrich } from "./rich.js";
 import { following } from "./scrolling.js";
+import { localise } from "./times.js";
 
 const SILENCE = 35_000; // the server says something every 10 s
 
@@ -131,6 +132,7 @@ class Stream {
     document.getElementById("composer-error")?.replaceChildren();
     this.message.setAttribute("aria-busy", "false");
     enrich(this.message);
+    localise(this.message);
     running(Boolean(document.querySelector("[data-stream][aria-busy=true]")));
     announce("Answer finished");
   }
