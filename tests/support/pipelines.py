@@ -38,14 +38,42 @@ FAMILIES = ("sd15", "sdxl", "flux")
 
 def make(family: str, folder: Path, **network: Any) -> Path:
     """Saves a pipeline of the family; ``network`` changes the configuration of its network."""
+    pipe = build(family, **network)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def build(family: str, **network: Any) -> Any:
+    """The pipeline that ``make`` saves."""
     torch.manual_seed(0)
     pipe = {"sd15": _sd15, "sdxl": _sdxl, "flux": _flux, "sd3": _sd3}[family](network)
     # Networks begin with last layers near zero, which would make every prompt the same picture.
     for name in ("unet", "transformer"):
         if hasattr(pipe, name):
             _stir(getattr(pipe, name))
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return folder
+    return pipe
+
+
+def wide_flux(folder: Path) -> FluxTransformer2DModel:
+    """Saves the tiny FLUX without a transformer, and returns one as wide as the original, of one block of each kind.
+
+    Its width is what diffusers' converter of the original's files takes for granted; it has 480 million weights.
+    """
+    make("flux", folder)
+    with torch.device("meta"):
+        heads = {"num_attention_heads": 24, "attention_head_dim": 128, "axes_dims_rope": (16, 56, 56)}
+        net = FluxTransformer2DModel(**{**_FLUX, **heads}).to(torch.bfloat16)
+    net.to_empty(device="cpu")
+    # Random numbers for each of them would take a quarter of a minute.
+    pattern = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).mul(0.02).to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            for piece in parameter.view(-1).split(len(pattern)):
+                piece.copy_(pattern[: len(piece)])
+    for file in (folder / "transformer").glob("*.safetensors"):
+        file.unlink()
+    net.save_config(folder / "transformer")
+    return net
 
 
 def make_control(family: str, folder: Path) -> Path:
@@ -99,7 +127,7 @@ _SDXL: dict[str, Any] = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
-    "cross_attention_dim": 2 * WIDTH,
+    "cross_attention_dim": 3 * WIDTH,
     "use_linear_projection": True,
     "transformer_layers_per_block": (1, 1),
 }
@@ -109,7 +137,8 @@ def _sdxl(network: dict[str, Any]) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(
         vae=_vae(4),
         text_encoder=CLIPTextModel(_clip()),
-        text_encoder_2=CLIPTextModelWithProjection(_clip()),
+        # A file of SDXL is told from others by the tenth layer, and the two encoders from each other by their widths.
+        text_encoder_2=CLIPTextModelWithProjection(_clip(layers=10, width=2 * WIDTH)),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         unet=_unet({**_SDXL, **network}),
@@ -211,16 +240,16 @@ def _unet(more: dict[str, Any]) -> UNet2DConditionModel:
     )
 
 
-def _clip() -> CLIPTextConfig:
+def _clip(layers: int = 3, width: int = WIDTH) -> CLIPTextConfig:
     return CLIPTextConfig(
         bos_token_id=512,
         eos_token_id=513,
         pad_token_id=513,
-        hidden_size=WIDTH,
+        hidden_size=width,
         projection_dim=WIDTH,
         intermediate_size=37,
         num_attention_heads=4,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         vocab_size=514,
     )
 

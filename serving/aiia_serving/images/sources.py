@@ -23,6 +23,15 @@ _OTHERS = {
     "FLUX.2": "single_stream_modulation.lin.weight",
     "Chroma": "distilled_guidance_layer.in_proj.bias",
 }
+# Where the parts beside the network begin in a single file, with the families that have them.
+_BESIDE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "vae": (("sd15", "sdxl", "flux"), ("first_stage_model.", "vae.")),
+    "text_encoder": (
+        ("sd15", "sdxl", "flux"),
+        ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
+    ),
+    "text_encoder_2": (("sdxl", "flux"), ("conditioner.embedders.1.", "text_encoders.t5xxl.")),
+}
 _LIBRARIES = ("diffusers", "transformers", None)
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack")
 
@@ -37,6 +46,19 @@ def recognise(path: Path) -> Family:
     if not path.is_file():
         raise _bad(f"{path.name} is not there.")
     return _of_file(path, tensors(path))
+
+
+def lacking(path: Path) -> list[str]:
+    """The parts that a single file does not hold: those of FLUX often have the transformer alone. Of a folder none."""
+    if path.is_dir():
+        return []
+    found = tensors(path)
+    family = _of_file(path, found).name
+    return [
+        part
+        for part, (families_, starts) in _BESIDE.items()
+        if family in families_ and not any(name.startswith(starts) for name in found)
+    ]
 
 
 def load_model(
@@ -58,7 +80,8 @@ def load_model(
     """The model of a folder or single file. Raises ImageProblem if it can't be loaded.
 
     ``family`` is asked for where a file does not tell. ``dtype`` is torch's, float32 if None. ``config`` is a folder
-    with the configuration and tokenizers of a single file; without it diffusers asks the hub. ``limits`` and
+    with the configuration and tokenizers of a single file, and with the parts that it lacks; without it diffusers asks
+    the hub. ``limits`` and
     ``defaults`` replace the family's. ``options`` go to diffusers' loader, such as ``quantization_config``.
     """
     import diffusers
@@ -75,11 +98,15 @@ def load_model(
         pipe = _from_folder(kind, source, extra) if source.is_dir() else _from_file(kind, source, config, extra)
     except ImageProblem:
         raise
+    except NotImplementedError as error:
+        # torch's word on weights that no file has filled.
+        raise _bad(f"{source.name} is incomplete: it lacks weights of a {known.title}.") from error
     except Exception as error:
         raise _bad(f"{source.name} can't be loaded as {known.title}: {_short(error)}") from error
     components = {name: part for name, part in pipe.components.items() if name != "safety_checker"}
-    for part in components.values():
+    for name, part in components.items():
         if isinstance(part, torch.nn.Module):
+            _complete(source, name, part)
             part.eval().requires_grad_(False)
     known = known.variant(dict(components[known.network].config)).changed(limits or {}, defaults or {})
     config_names = ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
@@ -181,9 +208,35 @@ def _from_folder(kind: Any, folder: Path, extra: dict[str, Any]) -> Any:
 
 
 def _from_file(kind: Any, path: Path, config: Path | None, extra: dict[str, Any]) -> Any:
+    absent = [part for part in lacking(path) if part not in extra]
+    if absent and config is None:
+        raise _bad(f"{path.name} holds no {', no '.join(absent)}; give a folder that does as its config.")
     if config is not None:
         extra |= {"config": str(config), "local_files_only": True}
+        extra |= _parts(kind, config, absent, extra["torch_dtype"])
     return kind.from_single_file(str(path), **extra)
+
+
+def _parts(kind: Any, folder: Path, names: list[str], dtype: Any) -> dict[str, Any]:
+    """These parts of a pipeline's folder."""
+    if not names:
+        return {}
+    for name in names:
+        _check_part(folder, name)
+    known = kind._get_signature_keys(kind)[0]
+    others = {part: None for part in ("unet", "transformer", *_BESIDE) if part in known and part not in names}
+    pipe = kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **others)
+    return {name: getattr(pipe, name) for name in names}
+
+
+def _complete(source: Path, name: str, part: Any) -> None:
+    """Raises ImageProblem if weights have not come with the files."""
+    if any(weight.is_meta for weight in part.parameters()) and hasattr(part, "tie_weights"):
+        # Those that are the same as others are not in files.
+        part.tie_weights()
+    absent = [key for key, weight in part.named_parameters() if weight.is_meta]
+    if absent:
+        raise _bad(f"{source.name} is incomplete: {name} lacks {len(absent)} weights, {absent[0]} among them.")
 
 
 def _vae(path: Path, dtype: Any) -> Any:

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from aiia_serving.images.engine.placement import count
 from aiia_serving.images.families import families, family_of
 from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
-from aiia_serving.images.sources import load_model, recognise
+from aiia_serving.images.sources import lacking, load_model, recognise
 from aiia_serving.images.upscale import MARGIN, TILE, Upscalers
 from aiia_serving.images.works import assemble, prepare
 from tests.support import pipelines
-from tests.support.original import single_file
+from tests.support.original import flux_file, single_file
 from tests.support.pictures import encoded, scene
 
 pytestmark = pytest.mark.serving
@@ -170,14 +171,57 @@ def test_a_single_file_is_recognised_by_its_keys(tmp_path: Path, keys: list[str]
     assert recognise(tmp_path / "one.safetensors").name == family
 
 
-def test_a_single_file_draws_what_its_folder_draws(tiny: Path, tmp_path: Path) -> None:
-    file = single_file(tiny, tmp_path / "one.safetensors")
-    job = Job.parse({"work": "generate", "prompt": "a star", "steps": 3, "seed": 1})
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_single_file_draws_what_its_folder_draws(family: str, tmp_path: Path) -> None:
+    folder = pipelines.make(family, tmp_path / "model")
+    file = single_file(folder, tmp_path / "one.safetensors")
+    assert recognise(file).name == family
+    assert lacking(file) == []
+    job = Job.parse({"work": "generate", "prompt": "a star", "steps": 3, "seed": 1, "width": 32, "height": 32})
     images = [
         assemble(model, prepare(job, model).calls).run()[0]
-        for model in (load_model(tiny), load_model(file, config=tiny))
+        for model in (load_model(folder), load_model(file, config=folder))
     ]
     assert images[0].tobytes() == images[1].tobytes()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_single_file_of_flux_is_loaded_alone_and_with_all_parts(whole: bool, tmp_path: Path) -> None:
+    """Most have the transformer alone; the others' places are in the folder that is the configuration."""
+    net = pipelines.wide_flux(tmp_path / "config")
+    file = flux_file(net.state_dict(), tmp_path / "one.safetensors", tmp_path / "config" if whole else None)
+    assert recognise(file).name == "flux"
+    absent = ["vae", "text_encoder", "text_encoder_2"]
+    assert lacking(file) == ([] if whole else absent)
+    config = tmp_path / "config"
+    numbers = count(file, config=config)
+    assert numbers.network == sum(weight.numel() for weight in net.parameters())
+    assert min(numbers.encoders, numbers.others) > 10_000
+    model = load_model(file, config=config, dtype=torch.bfloat16)
+    loaded = model.network.state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in net.state_dict().items())
+    for part in absent:
+        kind = type(model.components[part])
+        plain = kind.from_pretrained(config / part, torch_dtype=torch.bfloat16).state_dict()
+        found = model.components[part].state_dict()
+        assert all(torch.equal(weight, found[name]) for name, weight in plain.items())
+    if not whole:
+        # In 16 bits a processor would take minutes for a step of this width.
+        model.to(torch.float32)
+        job = Job.parse({"work": "generate", "prompt": "a star", "steps": 1, "seed": 1, "width": 32, "height": 32})
+        assert assemble(model, prepare(job, model).calls).run()[0].size == (32, 32)
+
+
+def test_a_single_file_that_lacks_a_part_says_which(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    kept = {name: one for name, one in load_file(single_file(tiny, file)).items() if "first_stage_model" not in name}
+    save_file(kept, file)
+    assert "holds no vae" in reason(file)
+    # The configuration's folder has it.
+    assert load_model(file, config=tiny).components["vae"].config.latent_channels == 4
+    save_file({name: one for name, one in kept.items() if "middle_block.1" not in name}, file)
+    with pytest.raises(ImageProblem, match="incomplete"):
+        load_model(file, config=tiny)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class Loader:
             kind: {part: Path(place) for part, place in options[kind].items()}
             for kind in ("loras", "controls", "upscalers")
         }
-        numbers = count(source, {kind: list(parts.values()) for kind, parts in self._parts.items()})
+        self._config = Path(options["config"]) if options["config"] else None
+        numbers = count(source, {kind: list(parts.values()) for kind, parts in self._parts.items()}, self._config)
         family = recognise(source).name
         self.placement = plan(numbers, family, gpu_bytes(), options, budget)
         self.bytes = int(self.placement.bytes(numbers) * _BUFFERS)
@@ -50,14 +51,14 @@ class Loader:
         """Into main memory, or onto the GPU where the quickest way has to be measured."""
         import torch
 
-        config, vae = self._options["config"], self._options["vae"]
+        vae = self._options["vae"]
         model = load_model(
             self._source,
             id=self._name,
             family=self._options["family"],
             dtype=getattr(torch, self.placement.dtype),
             vae=Path(vae) if vae else None,
-            config=Path(config) if config else None,
+            config=self._config,
             limits=self._options["limits"],
             defaults=self._options["defaults"],
             **self._parts,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from aiia_serving.images.model import Model
 from aiia_serving.images.problem import ImageProblem
+from aiia_serving.images.sources import lacking
 from aiia_serving.images.weights import tensors
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -60,10 +61,14 @@ class Placement:
         return int(network + (encoders + numbers.others) * width)
 
 
-def count(source: Path, parts: Mapping[str, list[Path]] | None = None) -> Numbers:
-    """The numbers in a pipeline's folder or single file and in what is added, from the files' headers alone."""
+def count(source: Path, parts: Mapping[str, list[Path]] | None = None, config: Path | None = None) -> Numbers:
+    """The numbers in a pipeline's folder or single file and in what is added, from the files' headers alone.
+
+    ``config`` has the parts that a single file lacks.
+    """
     found = {"network": 0, "encoders": 0, "others": 0}
     folders = [folder for folder in source.iterdir() if folder.is_dir()] if source.is_dir() else []
+    folders += [config / part for part in lacking(source)] if config is not None else []
     for folder in folders:
         if folder.name in ("safety_checker", "image_encoder"):
             continue
