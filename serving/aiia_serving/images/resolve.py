@@ -24,7 +24,7 @@ def resolve(job: Job, model: "Model", source: tuple[int, int] | None) -> Job:
 
     Raises ImageProblem that names the field at fault.
     """
-    defaults, limits = model.family.defaults, model.family.limits
+    defaults, limits = model.family.defaults, _room(job, model.family.limits)
     if job.work not in model.works:
         works = ", ".join(model.works)
         raise ImageProblem(
@@ -87,7 +87,14 @@ def _size(job: Job, model: "Model", source: tuple[int, int] | None) -> tuple[int
         return job.width, max(1, round(source[1] * job.width / source[0]))
     if job.height is not None:
         return max(1, round(source[0] * job.height / source[1])), job.height
-    return _fitted(source, model.family.limits)
+    return _fitted(source, _room(job, model.family.limits))
+
+
+def _room(job: Job, limits: Limits) -> Limits:
+    """The limits of the image; further images beside it take as much again."""
+    if len(job.images) < 2:
+        return limits
+    return limits.model_copy(update={"max_pixels": limits.max_pixels // 2, "max_side": limits.max_side // 2})
 
 
 def _fitted(source: tuple[int, int], limits: Limits) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ class Pictures:
 class Call:
     """One image of a job. Calls with equal keys can be one batch; one whose key is None is computed alone.
 
-    ``steps`` is how often the callback is called for it; ``width`` and ``height`` are the result's, in pixels.
+    ``steps`` is how often the callback is called for it; ``width`` and ``height`` are the result's, in pixels,
+    ``canvas`` the size that is computed, of which the result is the upper left.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Call:
     width: int
     height: int
     key: tuple[Any, ...] | None
+    canvas: tuple[int, int] = (0, 0)
     windows: int = 1
     pictures: Pictures = field(default_factory=Pictures, repr=False)
 
@@ -74,15 +76,22 @@ def prepare(job: Job, model: Model) -> Ready:
     if job.work == "upscale":
         return _upscaling(job, model)
     source, hole = _source(job)
+    beside = _beside(job, model)
     job = resolve(job, model, source.size if source else None)
     size = (settled(job.width), settled(job.height))
-    pictures = _pictures(job, model, source, hole, size)
+    cell = _computed(size, model.multiple)
+    pictures = _pictures(job, model, source, hole, size, cell)
+    canvas = cell
+    if beside:
+        pictures, canvas = _with_others(pictures, beside, cell)
     for index, lora in enumerate(job.loras):
         model.loras.check(lora.name, f"loras[{index}].name")
     windows = prompts.chunks(model, job.prompt, job.negative_prompt or "")
     steps = _steps(job, model)
-    key = _key(job, model, windows)
-    calls = [Call(job, index, job.image_seed(index), steps, *size, key, windows, pictures) for index in range(job.n)]
+    key = _key(job, model, windows, canvas)
+    calls = [
+        Call(job, index, job.image_seed(index), steps, *size, key, canvas, windows, pictures) for index in range(job.n)
+    ]
     return Ready(job, calls)
 
 
@@ -158,7 +167,7 @@ class Batch:
 
     @property
     def _kind(self) -> Kind:
-        return KINDS[self._job.work]
+        return _kind(self._job)
 
     def _pipeline(self) -> Any:
         model = self.model
@@ -191,7 +200,7 @@ class Batch:
         return arguments
 
     def _sizes(self) -> dict[str, Any]:
-        width, height = _computed((self.calls[0].width, self.calls[0].height), self.model.multiple)
+        width, height = self.calls[0].canvas
         return {"width": width, "height": height}
 
     def _images(self) -> dict[str, Any]:
@@ -245,9 +254,16 @@ def _computed(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
+def _kind(job: Job) -> Kind:
+    """With images beside it, the one that is edited is a hole that is painted anew: the others stay as they are."""
+    return "inpaint" if len(job.images) > 1 else KINDS[job.work]
+
+
 def _steps(job: Job, model: Model) -> int:
     steps = settled(job.steps)
-    if KINDS[job.work] != "generate":
+    own = scheduler(model, job.scheduler)
+    _divisible(own, job, model)
+    if _kind(job) != "generate":
         strength = settled(job.strength)
         # As the pipelines count: whole steps from the end for the diffusion families, from the start for FLUX.
         kept = min(int(steps * strength), steps) if model.counts_down else steps - int(steps - steps * strength)
@@ -260,17 +276,35 @@ def _steps(job: Job, model: Model) -> int:
             )
         steps = kept
     # PNDM starts with one step more.
-    own = type(scheduler(model, job.scheduler)).__name__
-    return steps + 1 if own == "PNDMScheduler" and steps == job.steps else steps
+    return steps + 1 if type(own).__name__ == "PNDMScheduler" and steps == job.steps else steps
 
 
-def _key(job: Job, model: Model, windows: int) -> tuple[Any, ...] | None:
+def _divisible(own: Any, job: Job, model: Model) -> None:
+    """Raises ImageProblem for more steps than the scheduler can make of the times that its model was trained on."""
+    if not model.counts_down:
+        return
+    trained = own.config.num_train_timesteps
+    try:
+        own.set_timesteps(job.steps)
+        # Those of DDIM may begin beyond the first.
+        fits = int(max(own.timesteps)) < trained
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ImageProblem(
+            f"The scheduler '{job.scheduler}' of this model does not take {job.steps} steps; ask for fewer.",
+            code="out_of_bounds",
+            param="steps",
+        )
+
+
+def _key(job: Job, model: Model, windows: int, canvas: tuple[int, int]) -> tuple[Any, ...] | None:
     if len(job.control) > 1:
         # The pipelines take several ControlNets for one image at a time.
         return None
     return (
-        KINDS[job.work],
-        _computed((job.width or 0, job.height or 0), model.multiple),
+        _kind(job),
+        canvas,
         job.steps,
         job.scheduler,
         None if model.guides_each else job.guidance,
@@ -294,7 +328,7 @@ def _source(job: Job) -> tuple["Image | None", "Image | None"]:
             raise ImageProblem("To draw from text no image is taken.", code="unexpected_field", param="images")
         source = hole = None
     else:
-        source = inputs.image(_only(job), "images[0]")
+        source = inputs.image(_first(job), "images[0]")
         hole = source if source.mode == "RGBA" else None
     if job.mask is not None:
         if job.work != "inpaint" or source is None:
@@ -311,22 +345,56 @@ def _source(job: Job) -> tuple["Image | None", "Image | None"]:
     return (source.convert("RGB") if source else None), hole
 
 
-def _only(job: Job) -> str:
+def _first(job: Job) -> str:
+    """The image that is worked on."""
     if not job.images:
         raise ImageProblem(f"The work '{job.work}' needs an image.", code="missing_field", param="images")
-    if len(job.images) > 1:
-        raise ImageProblem(
-            "This model works on one image at a time; send one request for each.",
-            code="too_many_images",
-            param="images",
-        )
     return job.images[0]
 
 
-def _pictures(job: Job, model: Model, source: "Image | None", hole: "Image | None", size: tuple[int, int]) -> Pictures:
+def _beside(job: Job, model: Model) -> list["Image"]:
+    """The further images, as RGB: the network sees them beside the first, which alone is worked on."""
+    if len(job.images) < 2:
+        return []
+    if job.work not in ("edit", "inpaint", "outpaint") or "inpaint" not in model.works or job.control:
+        what = "together with a ControlNet" if job.control else f"for '{job.work}'"
+        raise ImageProblem(
+            f"This model takes one image at a time {what}; send one request for each.",
+            code="too_many_images",
+            param="images",
+        )
+    return [inputs.image(one, f"images[{index}]").convert("RGB") for index, one in enumerate(job.images[1:], 1)]
+
+
+def _with_others(pictures: Pictures, others: list["Image"], cell: tuple[int, int]) -> tuple[Pictures, tuple[int, int]]:
+    """The first image's cell with the others in equal parts of a second one, below or to the right; and the canvas.
+
+    Only the first's is painted: all of it, or its hole.
+    """
+    from PIL import Image, ImageOps
+
+    below = cell[0] >= cell[1]
+    canvas = (cell[0], 2 * cell[1]) if below else (2 * cell[0], cell[1])
+    source, mask = Image.new("RGB", canvas), Image.new("L", canvas)
+    source.paste(settled(pictures.source))
+    mask.paste(pictures.mask or Image.new("L", cell, 255))
+    part = (cell[0] // len(others), cell[1]) if below else (cell[0], cell[1] // len(others))
+    for index, other in enumerate(others):
+        at = (index * part[0], cell[1]) if below else (cell[0], index * part[1])
+        source.paste(ImageOps.pad(other, part), at)
+    return replace(pictures, source=source, mask=mask), canvas
+
+
+def _pictures(
+    job: Job,
+    model: Model,
+    source: "Image | None",
+    hole: "Image | None",
+    size: tuple[int, int],
+    computed: tuple[int, int],
+) -> Pictures:
     from PIL import ImageOps
 
-    computed = _computed(size, model.multiple)
     before = source
     if source is not None and job.work == "outpaint":
         before, hole = _widened(job, source)
@@ -423,7 +491,8 @@ def _upscaling(job: Job, model: Model) -> Ready:
         raise ImageProblem("Upscaling makes one image.", code="invalid_value", param="n")
     name = job.upscaler or model.upscalers.default
     model.upscalers.check(name)
-    source = inputs.image(_only(job), "images[0]").convert("RGB")
+    _beside(job, model)
+    source = inputs.image(_first(job), "images[0]").convert("RGB")
     scale = job.scale or model.upscalers.factor(name)
     width, height = round(source.width * scale), round(source.height * scale)
     # What the upscaler makes by itself is held as well, before it is brought to the size that is wanted.

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,7 +89,16 @@ def refusal(model: Model, fields: dict[str, Any]) -> ImageProblem:
         ({"scale": 2.0}, "unexpected_field", "scale"),
         ({"outpaint": {"left": 8}}, "unexpected_field", "outpaint"),
         ({"work": "edit"}, "missing_field", "images"),
-        ({"work": "edit", "images": [SCENE, SCENE]}, "too_many_images", "images"),
+        ({"work": "variation", "images": [SCENE, SCENE]}, "too_many_images", "images"),
+        ({"work": "upscale", "images": [SCENE, SCENE]}, "too_many_images", "images"),
+        (
+            {"work": "edit", "images": [SCENE, SCENE], "control": [{"name": "edges", "image": SCENE}]},
+            "too_many_images",
+            "images",
+        ),
+        ({"work": "edit", "images": [SCENE, "AAAA"]}, "invalid_image", "images[1]"),
+        ({"work": "edit", "images": [SCENE, SCENE], "width": 1024, "height": 1024}, "out_of_bounds", "width"),
+        ({"scheduler": "lcm", "steps": 51}, "out_of_bounds", "steps"),
         ({"work": "edit", "images": [SCENE], "mask": HOLE}, "unexpected_field", "mask"),
         ({"work": "edit", "images": [SCENE], "strength": 0.0}, "invalid_value", "strength"),
         ({"work": "edit", "images": [SCENE], "strength": 2.0}, "invalid_value", "strength"),
@@ -110,6 +121,17 @@ def test_a_job_out_of_bounds_is_refused_by_its_field(
 ) -> None:
     problem = refusal(model, fields)
     assert (problem.code, problem.param) == (code, param)
+
+
+def test_steps_that_a_scheduler_does_not_have_are_refused(tmp_path: Path) -> None:
+    """Where the first of the trained times is left out, as in Stable Diffusion's own, there is one less."""
+    folder = pipelines.make("sd15", tmp_path / "model")
+    file_ = folder / "scheduler" / "scheduler_config.json"
+    file_.write_text(json.dumps({**json.loads(file_.read_text()), "steps_offset": 1}))
+    model = load_model(folder, limits={"max_steps": 1000})
+    problem = refusal(model, {"scheduler": "ddim", "steps": 1000})
+    assert (problem.code, problem.param) == ("out_of_bounds", "steps")
+    assert prepare(Job.parse({"work": "generate", "scheduler": "ddim", "steps": 999}), model).calls
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 3, {}, {"work": None}])

@@ -176,6 +176,24 @@ def test_pixels_outside_the_mask_stay(model: Model, work: str) -> None:
         assert image.crop((6, 0, 46, 36)).tobytes() == scene().tobytes()
 
 
+@pytest.mark.parametrize(("work", "size"), [("edit", (40, 36)), ("inpaint", (40, 36)), ("outpaint", (46, 39))])
+def test_further_images_are_seen_and_only_the_first_is_painted(model: Model, work: str, size: tuple[int, int]) -> None:
+    red, blue = (encoded(Image.new("RGB", (24, 50), shade)) for shade in ("red", "blue"))
+    made = {}
+    for name, others in {"one": [red], "other": [blue], "both": [red, blue]}.items():
+        wanted = job(work, n=2, images=[SCENE, *others])
+        calls = prepare(wanted, model).calls
+        both = assemble(model, calls).run()
+        assert [image.size for image in both] == [size] * 2
+        made[name] = both[0]
+        alone = assemble(model, calls[:1]).run()[0]
+        assert differ(both[0], alone) <= 1
+    assert min(differ(made["one"], made["other"]), differ(made["one"], made["both"])) > 0
+    if work == "inpaint":
+        kept = np.asarray(hole()) == 0
+        assert np.array_equal(pixels(made["one"])[kept], pixels(scene())[kept])
+
+
 def test_transparent_parts_are_a_mask(model: Model) -> None:
     seen = scene().convert("RGBA")
     seen.putalpha(hole().point(lambda value: 255 - value))

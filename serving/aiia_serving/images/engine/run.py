@@ -168,8 +168,8 @@ class Run:
             ended = watch.done >= batch.steps
             shown: tuple[str, ...] = ()
             if self._previews and watch.done % self._previews == 0 and not ended and "latents" in tensors:
-                latents = unpacked(pipe, tensors["latents"], call.width, call.height)
-                shown = tuple(encoded(image) for image in _projection(model).images(latents))
+                latents = unpacked(pipe, tensors["latents"], *call.canvas)
+                shown = tuple(encoded(_part(image, call)) for image in _projection(model).images(latents))
                 aside_s += self._turn.held_s - before_s
             tell(Step(watch.done, eta_s, shown))
             if self._turn.step(away=away):
@@ -214,6 +214,13 @@ def _projection(model: Model) -> Projection:
     if model not in _projections:
         _projections[model] = Projection(model)
     return _projections[model]
+
+
+def _part(preview: "Image", call: Call) -> "Image":
+    """The result's part of a preview of the whole canvas."""
+    width, height = call.canvas
+    sides = (preview.width * call.width // width, preview.height * call.height // height)
+    return preview.crop((0, 0, max(1, sides[0]), max(1, sides[1])))
 
 
 def _png(image: "Image") -> str:
