@@ -90,6 +90,20 @@ def make_control(family: str, folder: Path) -> Path:
     return folder
 
 
+def make_depth(folder: Path) -> Path:
+    """Saves a depth model with random weights."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
+    torch.manual_seed(3)
+    config = DPTConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=37, image_size=32, patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[16, 16, 32, 32], fusion_hidden_size=16, is_hybrid=False,
+    )  # fmt: skip
+    DPTForDepthEstimation(config).save_pretrained(folder, safe_serialization=True)
+    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def make_lora(family: str, path: Path, seed: int = 2, scale: float = 1.0) -> Path:
     """Saves a LoRA for the attention of the family's network, with random weights."""
     from peft import LoraConfig, get_peft_model_state_dict

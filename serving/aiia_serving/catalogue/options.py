@@ -165,10 +165,13 @@ class PipelineOptions(Part):
     loras: tuple[ImagePart, ...] = ()
     controls: tuple[ImagePart, ...] = Field(default=(), description="ControlNets")
     upscalers: tuple[ImagePart, ...] = Field(default=(), description="Models that enlarge images, such as ESRGAN's")
+    depths: tuple[ImagePart, ...] = Field(
+        default=(), description="Preprocessors that see depth: folders of transformers, such as Depth Anything's"
+    )
     limits: dict[str, Any] = Field(default={}, description="Bounds of requests that differ from the family's")
     defaults: dict[str, Any] = Field(default={}, description="Presets of requests that differ from the family's")
 
-    @field_validator("loras", "controls", "upscalers")
+    @field_validator("loras", "controls", "upscalers", "depths")
     @classmethod
     def _different(cls, value: tuple[ImagePart, ...]) -> tuple[ImagePart, ...]:
         names = [part.name for part in value]
@@ -179,7 +182,7 @@ class PipelineOptions(Part):
     @property
     def sources(self) -> list[AdapterSource]:
         """All files beside the model's own."""
-        parts = [part.source for part in (*self.loras, *self.controls, *self.upscalers)]
+        parts = [part.source for part in (*self.loras, *self.controls, *self.upscalers, *self.depths)]
         return parts + [source for source in (self.config, self.vae) if source is not None]
 
 

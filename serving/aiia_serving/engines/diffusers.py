@@ -38,7 +38,7 @@ def places(options: PipelineOptions, cache: Path) -> dict[str, Any]:
     """Where the files of the parts lie, in the place of where they come from."""
     found: dict[str, Any] = {
         kind: {part.name: str(store.adapter_folder(part.source, cache)) for part in getattr(options, kind)}
-        for kind in ("loras", "controls", "upscalers")
+        for kind in ("loras", "controls", "upscalers", "depths")
     }
     for name in ("config", "vae"):
         source = getattr(options, name)

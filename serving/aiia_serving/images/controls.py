@@ -1,7 +1,7 @@
 """ControlNets of a model, and what makes their images from ordinary ones."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +137,16 @@ PREPROCESSORS: dict[str, Callable[["Image"], "Image"]] = {
 }
 
 
-def preprocess(image: "Image", name: str | None, param: str) -> "Image":
-    """The control image made from an RGB one; with None, as it is. Raises ImageProblem for a name not known."""
+def preprocess(image: "Image", name: str | None, param: str, others: Sequence[str] = ()) -> "Image":
+    """The control image made from an RGB one; with None, as it is. Raises ImageProblem for a name not known.
+
+    ``others`` are further preprocessors of the model, for the refusal's words.
+    """
     if name is None:
         return image
     if name not in PREPROCESSORS:
         raise ImageProblem(
-            f"There is no preprocessor '{name}'. Preprocessors: {', '.join(PREPROCESSORS)}.",
+            f"There is no preprocessor '{name}'. Preprocessors: {', '.join((*PREPROCESSORS, *others))}.",
             code="unknown_preprocessor",
             param=param,
         )

@@ -7,6 +7,7 @@ from math import lcm
 from typing import Any
 
 from aiia_serving.images.controls import PREPROCESSORS, Controls
+from aiia_serving.images.depth import Depths
 from aiia_serving.images.families import Family, Kind
 from aiia_serving.images.job import WORKS, Work
 from aiia_serving.images.loras import Loras
@@ -36,6 +37,7 @@ class Model:
         loras: Loras,
         controls: Controls,
         upscalers: Upscalers,
+        depths: Depths,
         config: Mapping[str, Any],
     ) -> None:
         self.id = id
@@ -44,6 +46,7 @@ class Model:
         self.loras = loras
         self.controls = controls
         self.upscalers = upscalers
+        self.depths = depths
         self._config = dict(config)
         self._lock = threading.Lock()
 
@@ -131,10 +134,10 @@ class Model:
         return pipe
 
     def modules(self) -> Iterable[Any]:
-        """All that holds weights, also ControlNets and upscalers that were loaded since."""
+        """All that holds weights, also of ControlNets and the like that were loaded since."""
         import torch
 
-        found = [*self.components.values(), *self.controls.loaded, *self.upscalers.loaded]
+        found = [*self.components.values(), *self.controls.loaded, *self.upscalers.loaded, *self.depths.loaded]
         return [module for module in found if isinstance(module, torch.nn.Module)]
 
     def bytes(self) -> int:
@@ -164,7 +167,7 @@ class Model:
             "schedulers": list(self.family.schedulers),
             "loras": self.loras.names,
             "controls": self.controls.names,
-            "preprocessors": list(PREPROCESSORS),
+            "preprocessors": [*PREPROCESSORS, *self.depths.names],
             "upscalers": self.upscalers.names,
         }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aiia_serving.images.controls import Controls
+from aiia_serving.images.depth import Depths
 from aiia_serving.images.families import Family, families, family_of, other_family
 from aiia_serving.images.loras import Loras
 from aiia_serving.images.model import Model
@@ -73,6 +74,7 @@ def load_model(
     loras: Mapping[str, Path] | None = None,
     controls: Mapping[str, Path] | None = None,
     upscalers: Mapping[str, Path] | None = None,
+    depths: Mapping[str, Path] | None = None,
     limits: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -117,6 +119,7 @@ def load_model(
         Loras(loras or {}),
         Controls(controls or {}, known),
         Upscalers(upscalers or {}),
+        Depths(depths or {}),
         {name: pipe.config[name] for name in config_names if name in pipe.config}
         | {"requires_safety_checker": False, "add_watermarker": False},
     )

@@ -206,7 +206,7 @@ class Batch:
     def _images(self) -> dict[str, Any]:
         pictures = [call.pictures for call in self.calls]
         arguments: dict[str, Any] = {}
-        controls = _several(pictures[0].controls, len(self.calls))
+        controls = _several(self._controls(), len(self.calls))
         if self._kind == "generate":
             if controls is not None:
                 arguments["control_image" if "control_image" in self._known else "image"] = controls
@@ -219,6 +219,16 @@ class Batch:
         if controls is not None:
             arguments |= _control_arguments(self._job)
         return arguments
+
+    def _controls(self) -> tuple["Image", ...]:
+        """The control images; those that a model makes are made now that this batch has the device."""
+        model = self.model
+        return tuple(
+            model.depths.image(settled(control.preprocessor), picture, model.dtype, model.device)
+            if control.preprocessor in model.depths.names
+            else picture
+            for control, picture in zip(self._job.control, self.calls[0].pictures.controls, strict=True)
+        )
 
     def _upscale(self, callback: Callback | None) -> list["Image"]:
         call = self.calls[0]
@@ -420,7 +430,12 @@ def _control_images(job: Job, model: Model, size: tuple[int, int], computed: tup
     for index, control in enumerate(job.control):
         model.controls.check(control.name, f"control[{index}].name")
         picture = inputs.image(control.image, f"control[{index}].image").convert("RGB")
-        shown = preprocess(ImageOps.fit(picture, size), control.preprocessor, f"control[{index}].preprocessor")
+        shown = ImageOps.fit(picture, size)
+        if control.preprocessor in model.depths.names:
+            model.depths.check(settled(control.preprocessor))
+        else:
+            known = model.depths.names
+            shown = preprocess(shown, control.preprocessor, f"control[{index}].preprocessor", known)
         made.append(_padded(shown, computed))
     return tuple(made)
 

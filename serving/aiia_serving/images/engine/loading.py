@@ -25,7 +25,7 @@ class Loader:
         self._options = options
         self._parts = {
             kind: {part: Path(place) for part, place in options[kind].items()}
-            for kind in ("loras", "controls", "upscalers")
+            for kind in ("loras", "controls", "upscalers", "depths")
         }
         self._config = Path(options["config"]) if options["config"] else None
         numbers = count(source, {kind: list(parts.values()) for kind, parts in self._parts.items()}, self._config)
