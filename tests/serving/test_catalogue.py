@@ -125,6 +125,41 @@ def test_a_mistake_in_engine_options_is_named(tmp_path: Path, options: str, prob
     assert refusal.problem.startswith(problem)
 
 
+IMAGES = """
+apiVersion: aiia.dev/v1
+kind: Model
+metadata: {name: plain}
+spec:
+  task: image
+  engine: diffusers
+  source: {path: /models/plain}
+  diffusers: OPTIONS
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("{limits: {max_step: 9}}", "spec.diffusers.limits: there is no max_step; there are min_side"),
+        ("{limits: {max_steps: many}}", "spec.diffusers.limits: max_steps: Input should be a valid integer"),
+        ("{defaults: {strength: {paint: 1}}}", "spec.diffusers.defaults: strength: Input should be 'edit'"),
+        ("{family: sd9}", "spec.diffusers.family: there is no family sd9; there are"),
+        ("{models: [{name: a}]}", "spec.diffusers.models.0.source: Field required"),
+        ("{models: [{name: a, source: {path: /a}, batchSize: 2}]}", "spec.diffusers.models.0.batchSize: Extra inputs"),
+        ("{models: [{name: a, source: {path: /a}, limits: {x: 1}}]}", "spec.diffusers.models.0.limits: there is no x"),
+        ("{models: [{name: plain, source: {path: /a}}]}", "spec.diffusers.models.0.name: plain is the name of another"),
+        (
+            "{models: [{name: a, source: {path: /a}}, {name: a, source: {path: /b}}]}",
+            "spec.diffusers.models.1.name: a is the name of another",
+        ),
+    ],
+)
+def test_a_mistake_in_a_document_of_images_is_named(tmp_path: Path, options: str, problem: str) -> None:
+    write(tmp_path, "model.yaml", IMAGES.replace("OPTIONS", options))
+    (refusal,) = load_catalogue([tmp_path]).refusals
+    assert refusal.problem.startswith(problem)
+
+
 def test_only_gpus_sleep(tmp_path: Path) -> None:
     write(tmp_path, "model.yaml", GOOD.replace("gpus: 1, ", "gpus: 0, ") + "  vllm: {sleep: true}\n")
     (refusal,) = load_catalogue([tmp_path]).refusals

@@ -5,9 +5,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
 from aiia_serving.catalogue.part import Folder, Name, Part, Repository, Revision
+from aiia_serving.images.families import Defaults, Limits, families
 
 
 @cache
@@ -177,6 +178,26 @@ class PipelineOptions(Part):
         names = [part.name for part in value]
         if len(set(names)) < len(names):
             raise ValueError("a name stands here twice")
+        return value
+
+    @field_validator("family")
+    @classmethod
+    def _of_ours(cls, value: str | None) -> str | None:
+        if value is not None and value not in families():
+            raise ValueError(f"there is no family {value}; there are {', '.join(families())}")
+        return value
+
+    @field_validator("limits", "defaults")
+    @classmethod
+    def _of_a_family(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        fields = (Limits if info.field_name == "limits" else Defaults).model_fields
+        for name, one in value.items():
+            if name not in fields:
+                raise ValueError(f"there is no {name}; there are {', '.join(fields)}")
+            try:
+                TypeAdapter(fields[name].annotation).validate_python(one)
+            except ValidationError as error:
+                raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
         return value
 
     @property

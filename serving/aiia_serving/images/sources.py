@@ -111,6 +111,9 @@ def load_model(
             _complete(source, name, part)
             part.eval().requires_grad_(False)
     known = known.variant(dict(components[known.network].config)).changed(limits or {}, defaults or {})
+    if known.defaults.scheduler not in known.schedulers:
+        names = ", ".join(known.schedulers)
+        raise _bad(f"There is no scheduler '{known.defaults.scheduler}' for {known.title}. Schedulers: {names}.")
     config_names = ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
     model = Model(
         id or source.stem,

@@ -70,6 +70,11 @@ def test_a_folder_is_recognised_and_loaded(tiny: Path) -> None:
     assert model.bytes() > 1_000_000
 
 
+def test_presets_that_the_family_does_not_know_are_refused(tiny: Path) -> None:
+    with pytest.raises(ImageProblem, match="no scheduler 'fastest'"):
+        load_model(tiny, defaults={"scheduler": "fastest"})
+
+
 def test_another_vae_is_taken(tiny: Path) -> None:
     torch.manual_seed(9)
     other = load_model(tiny)
