@@ -3,7 +3,7 @@
 import difflib
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -195,7 +195,7 @@ class PipelineOptions(Part):
             if name not in fields:
                 raise ValueError(f"there is no {name}; there are {', '.join(fields)}")
             try:
-                TypeAdapter(fields[name].annotation).validate_python(one)
+                TypeAdapter(cast(Any, fields[name].annotation)).validate_python(one)
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
         return value
