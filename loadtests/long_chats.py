@@ -146,7 +146,7 @@ def main() -> None:
         text = f"{machine} just before.\n\n{measure(url, options.messages, options.rounds, options.searches)}"
     print(text)
     if options.write:
-        report.write("long-chats", text)
+        report.write("long_chats", text)
 
 
 if __name__ == "__main__":
