@@ -188,8 +188,14 @@ def test_the_budget_holds_and_nothing_in_use_is_lost(sizes: list[int], device: i
 
     def ask(random_: random.Random) -> None:
         for _ in range(50):
-            with memory.using(str(random_.randrange(5))) as model:
+            with memory.using_if_there(str(random_.randrange(5))) as found:
+                assert found is None or found.place == ["device"]
+            name, more = str(random_.randrange(5)), random_.randrange(8)
+            with memory.using(name) as model, memory.more(name, more) as there:
                 assert model.place == ["device"]
+                # As weights that are widened for one image.
+                world.change("device", more if there else 0)
+                world.change("device", -more if there else 0)
                 for other in memory.states() if random_.random() < 0.2 else ():
                     assert isinstance(other["bytes"], int)
                 assert model.place == ["device"]
@@ -233,6 +239,33 @@ def test_a_model_that_never_fits_is_refused_and_one_that_fails_leaves_no_trace()
         with pytest.raises(OSError, match="torn"), memory.using("broken"):
             pass
     assert memory.used() == (0, 0)
+
+
+def test_more_beside_a_model_takes_the_place_of_those_that_are_idle_alone() -> None:
+    world = World(Budget(10))
+    memory: Memory[Held] = Memory(Budget(10), "device")
+    for name in "ab":
+        memory.add(name, lambda: Held(world, 4), 4)
+        with memory.using(name):
+            pass
+    with memory.using("a"), memory.using("b"), memory.more("a", 4) as there:
+        assert not there
+    assert memory.used() == (8, 0)
+    with memory.using("a"), memory.more("a", 6) as there:
+        assert there
+        assert memory.used() == (10, 0)
+        with memory.using_if_there("b") as found:
+            assert found is None
+    assert memory.used() == (4, 0)
+
+
+def test_one_that_is_refused_is_known_with_its_reason() -> None:
+    memory: Memory[Held] = Memory(Budget(10))
+    memory.refuse("torn", ImageProblem("Its end is missing.", code="bad_weights", status=422))
+    with pytest.raises(ImageProblem, match="Its end"), memory.using("torn"):
+        pass
+    (state,) = memory.states()
+    assert (state["place"], state["problem"]) == ("away", "Its end is missing.")
 
 
 SDXL = Numbers(network=2_567_000_000, encoders=818_000_000, others=84_000_000)
