@@ -76,6 +76,9 @@ def test_a_chat_gets_title_tags_and_questions_after_its_first_answer(stack: Stac
     assert afterword.completion_tokens > 0
     chat = Chat.objects.get(pk=generation.message.chat_id)
     assert (chat.title, chat.tags, chat.is_titled, chat.version) == (GOOD["title"], GOOD["tags"], True, 2)
+    # It counts as part of what the chat used.
+    read = Generation.objects.get(pk=generation.pk).prompt_tokens + afterword.prompt_tokens
+    assert chat.totals()["prompt_tokens"] == read
     # It read what was said, and is not part of it.
     (request,) = asked(stack)
     assert "Three days in Rome" in request["body"]["messages"][0]["content"]

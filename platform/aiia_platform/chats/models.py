@@ -4,6 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
@@ -12,7 +13,7 @@ from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVector, SearchVectorField
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
-from django.db.models.functions import Left
+from django.db.models.functions import Coalesce, Left
 from django.utils import timezone
 
 from aiia_platform.chats import tree
@@ -311,11 +312,15 @@ class Chat(models.Model):
         return next((summary for summary in newest_first if summary.message_id in ids), None)
 
     def totals(self) -> dict[str, Any]:
-        """What its answers read and wrote, and their cost: `prompt_tokens`, `completion_tokens`, `cost` or None."""
+        """What models read and wrote, also after its answers: `prompt_tokens`, `completion_tokens`, `cost` or None."""
+
+        def whole(name: str) -> models.Sum:
+            zero = models.Value(Decimal(0) if name == "cost" else 0)
+            return models.Sum(Coalesce(name, zero) + Coalesce(f"afterword__{name}", zero), default=zero)
+
         names = ("prompt_tokens", "completion_tokens", "cost")
-        sums = {name: models.Sum(name) for name in names}
-        found = Generation.objects.filter(message__chat=self).aggregate(**sums)
-        return found | {name: found[name] or 0 for name in names[:2]}
+        found = Generation.objects.filter(message__chat=self).aggregate(**{name: whole(name) for name in names})
+        return found | {"cost": found["cost"] or None}
 
     # Changing what it is
 

@@ -193,11 +193,14 @@ class Generation(models.Model):
 
         Raises `ChatBusy` while another answer is being written in the chat.
         """
+        from aiia_platform.afterwords.models import Afterword
+
         rows = Generation.objects.select_related("message__chat").select_for_update(of=("self", "message__chat"))
         row = rows.get(pk=self.pk)
         if row.state in (self.State.FAILED, self.State.STOPPED) and not row.message.edited_at:
             if Generation.objects.active().filter(message__chat=row.message.chat).exists():
                 raise ChatBusy
+            Afterword.give_way(row.message.chat)
             row.state, row.status = self.State.QUEUED, {"phase": "queued"}
             row.error = row.advice = ""
             row.trace = tracing.headers()
