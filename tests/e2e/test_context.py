@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import ask, register, wait_for_end
+from tests.e2e.conftest import ask, register, until, wait_for_end
 from tests.e2e.gateway import MARKDOWN, READY, Script
 from tests.e2e.site import Site
 
@@ -24,6 +24,16 @@ def test_the_gauge_follows_each_answer(site: Site, open_page: Open) -> None:
     page.reload()
     page.click("#gauge a")
     expect(page.locator("h1")).to_have_text("What was sent")
+
+
+def test_a_reader_at_the_end_stays_there_when_an_answer_is_finished(site: Site, open_page: Open) -> None:
+    page = open_page()
+    register(page)
+    ask(page)
+    wait_for_end(page)
+    expect(page.locator("#gauge")).to_be_visible()
+    until(page, "(box => box.scrollHeight - box.scrollTop - box.clientHeight < 2)(document.getElementById('scroller'))")
+    expect(page.locator("#newest")).to_be_hidden()
 
 
 def test_a_summary_is_marked_where_it_ends_as_soon_as_it_is_made(site: Site, open_page: Open) -> None:
