@@ -49,13 +49,18 @@ def bearer(request: HttpRequest) -> ApiKey | Process | None:
     raise AuthenticationFailed("This API key is wrong, it has expired, or it was revoked.")
 
 
-async def caller(request: HttpRequest) -> User | Process | None:
-    """Who calls a view that is not the framework's, and may read; raises like `bearer`."""
-    found = await in_db(bearer, request)
+async def caller(request: HttpRequest) -> User | Process:
+    """Who calls a view that is not the framework's, and may read. Raises a `Problem` for who may not."""
+    try:
+        found = await in_db(bearer, request)
+    except AuthenticationFailed as error:
+        raise Problem(401, "Unauthorized", str(error.detail)) from error
     if isinstance(found, ApiKey) and Scope.READ not in found.scopes:
-        raise AuthenticationFailed("This API key may not read.")
+        raise Problem(403, "Forbidden", f"This API key lacks the scope “{Scope.READ}”.")
     user = (found.user if isinstance(found, ApiKey) else found) or await request.auser()
-    return user if user.is_authenticated else None
+    if not user.is_authenticated:
+        raise Problem(401, "Unauthorized", "Log in, or send an API key.")
+    return user
 
 
 class BearerAuthentication(BaseAuthentication):  # type: ignore[misc]  # the framework has no types

@@ -44,6 +44,12 @@ class Config(BaseSettings):
     #: Prices by model, `*` for the others, as JSON: `{"qwen3-8b": {"prompt": 0.1, "completion": 0.4}}`.
     prices: dict[str, Price] = {}
     currency: str = "USD"
+    #: Fonts for exported PDF documents with characters that the packaged ones lack, tried in this order: paths, with
+    #: `:` between them. The usual places of Noto Sans CJK in Debian, Ubuntu and Fedora by default.
+    pdf_fonts: str = (
+        "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
+        ":/usr/share/fonts/google-noto-sans-cjk-fonts/NotoSansCJK-Regular.ttc"
+    )
     #: Generations that one worker runs at the same time.
     worker_concurrency: int = 100
 

@@ -69,6 +69,45 @@ STREAMS: dict[str, Any] = {
             },
         }
     },
+    "/api/chats/{chat_id}/messages/{message_id}/events/": {
+        "get": {
+            "operationId": "chats_messages_events",
+            "summary": "An answer, as it is written",
+            "description": (
+                'Server-sent events. `text` and `reasoning`, each `{"at", "text"}`: from character `at` (Unicode) on, '
+                "the answer reads so; usually it grows at its end. `status`: the phase, "
+                '`{"phase": "queued", "position", "eta_s"}`, then `starting` (the model is being loaded, `progress`, '
+                "`eta_s`), `reading`, `thinking`, `writing` (`tokens_per_s`). `end`: "
+                '`{"state": "done" | "stopped" | "failed", "error", "advice", "finish_reason", "duration_s", '
+                '"usage": {"prompt_tokens", "completion_tokens", "cost"}}`; nothing comes after it. A comment at least '
+                "every 10 seconds shows that the line is alive. The id of an event says what its reader has, for "
+                "coming back without loss."
+            ),
+            "tags": ["chats"],
+            "parameters": [
+                *(
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+                    for name in ("chat_id", "message_id")
+                ),
+                {"name": "after", "in": "query", "schema": {"type": "string"}, "description": "Go on after this id"},
+                {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}, "description": "The same"},
+            ],
+            "responses": {
+                "200": {
+                    "description": "Events",
+                    "content": {
+                        "text/event-stream": {
+                            "schema": {"type": "string"},
+                            "example": (
+                                'event: status\ndata: {"phase":"queued","position":3,"eta_s":12}\n\n'
+                                'id: 1.9.0.7f3a21bc\nevent: text\ndata: {"at":0,"text":"The Forum"}\n\n'
+                            ),
+                        }
+                    },
+                }
+            },
+        }
+    },
 }
 
 

@@ -5,6 +5,7 @@ from aiia_platform.accounts import api as accounts
 from aiia_platform.catalogue import api as catalogue
 from aiia_platform.catalogue.events import events
 from aiia_platform.chats import api as chats
+from aiia_platform.generations.events import events as answer_events
 from aiia_platform.observability import metrics
 from aiia_platform.options import api as options
 from aiia_platform.usage import api as usage
@@ -41,10 +42,13 @@ urlpatterns = [
     path(
         "api/chats/<uuid:chat_id>/messages/<uuid:message_id>/", chats.MessageDetail.as_view(), name="api-chat-message"
     ),
+    path("api/chats/<uuid:chat_id>/messages/<uuid:message_id>/events/", answer_events, name="api-chat-message-events"),
     path("api/chats/<uuid:chat_id>/generate/", chats.Generating.as_view(), name="api-chat-generate"),
     path("api/chats/<uuid:chat_id>/cancel/", chats.Cancelling.as_view(), name="api-chat-cancel"),
     path("api/chats/<uuid:chat_id>/fork/", chats.Forking.as_view(), name="api-chat-fork"),
     path("api/chats/<uuid:chat_id>/duplicate/", chats.Duplicating.as_view(), name="api-chat-duplicate"),
+    path("api/files/", chats.Files.as_view(), name="api-files"),
+    path("api/files/<uuid:file_id>/", chats.FileContent.as_view(), name="api-file"),
     path("api/search/", chats.Search.as_view(), name="api-search"),
     path("api/llm/status/", chats.Status.as_view(), name="api-llm-status"),
     path("api/llm/models/", chats.LlmModels.as_view(), name="api-llm-models"),

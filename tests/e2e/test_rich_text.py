@@ -14,6 +14,9 @@ from tests.web.test_markdown import XSS
 pytestmark = pytest.mark.e2e
 Open = Callable[..., Page]
 
+#: Milliseconds in which even a busy machine has loaded what draws.
+SLOW = 90_000
+
 RICH = r"""Euler found $e^{i\pi} + 1 = 0$, for $5 and \(\sqrt{2}\):
 
 \[
@@ -49,10 +52,10 @@ def test_formulas_are_typeset_and_diagrams_drawn_when_the_answer_is_finished(sit
     assert not any("math" in url or "diagrams" in url for url in asked)
     ask(page)
     wait_for_end(page)
-    expect(page.locator(".math .katex")).to_have_count(4)
+    expect(page.locator(".math .katex")).to_have_count(4, timeout=SLOW)
     expect(page.locator(".math-unread")).to_have_text(r"$$\nonsense{$$")
     until(page, "document.fonts.check('16px KaTeX_Main')")
-    expect(page.locator(".diagram img")).to_have_count(1)
+    expect(page.locator(".diagram img")).to_have_count(1, timeout=SLOW)
     until(page, "document.querySelector('.diagram img').naturalWidth > 200")
     expect(page.locator("[data-blocks] > div > .code")).to_contain_text("this is no diagram")
     expect(page.locator("code:text-is('$x$')")).to_be_visible()
@@ -63,8 +66,8 @@ def test_formulas_are_typeset_and_diagrams_drawn_when_the_answer_is_finished(sit
     until(page, "navigator.clipboard.readText().then(t => t.includes('$e^{i\\\\pi} + 1 = 0$, for $5 and'))")
     asked.clear()
     page.reload()
-    expect(page.locator(".math .katex")).to_have_count(4)
-    expect(page.locator(".diagram img")).to_have_count(1)
+    expect(page.locator(".math .katex")).to_have_count(4, timeout=SLOW)
+    expect(page.locator(".diagram img")).to_have_count(1, timeout=SLOW)
 
 
 def test_a_diagram_follows_the_theme(site: Site, open_page: Open) -> None:
@@ -73,10 +76,10 @@ def test_a_diagram_follows_the_theme(site: Site, open_page: Open) -> None:
     register(page)
     ask(page)
     image = page.locator(".diagram img")
-    expect(image).to_have_count(1)
+    expect(image).to_have_count(1, timeout=SLOW)
     light = image.get_attribute("src")
     page.emulate_media(color_scheme="dark")
-    expect(image).not_to_have_attribute("src", light or "")
+    expect(image).not_to_have_attribute("src", light or "", timeout=SLOW)
     # What is wider than a phone scrolls in itself.
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -120,7 +123,7 @@ def test_hostile_formulas_and_diagrams_do_nothing(site: Site, open_page: Open, t
     register(page)
     ask(page)
     wait_for_end(page)
-    page.locator("[data-blocks] > div:last-child .diagram img").wait_for()
+    page.locator("[data-blocks] > div:last-child .diagram img").wait_for(timeout=SLOW)
     expect(page.locator(".math .katex").first).to_be_attached()
     assert abroad == []
     # Nothing but what the typesetter and our own pictures are made of.

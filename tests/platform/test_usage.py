@@ -3,17 +3,21 @@
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import redis
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from aiia_platform.accounts.models import ApiKey, User
 from aiia_platform.accounts.revocations import CHANNEL
+from aiia_platform.config import Price, config
 from aiia_platform.usage.models import UsageRecord
+from aiia_platform.usage.quotas import used_today
 from tests.support.services import RedisServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -129,3 +133,23 @@ def test_a_key_is_revoked_without_redis(redis_server: RedisServer, user: User) -
     finally:
         redis_server.start()
     assert not ApiKey.objects.active().exists()
+
+
+def test_each_user_sees_what_their_requests_cost(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    prices = {"qwen3-8b": Price(prompt=Decimal(1), completion=Decimal(4))}
+    monkeypatch.setattr(config(), "prices", prices)
+    other = User.objects.create_user("eve", "eve@example.org", "correct horse battery")
+    report(record(user), record(user), record(other), record(user, model="free"))
+    # A price that changes later changes nothing of what was used.
+    prices.clear()
+    client = Client()
+    client.force_login(user)
+    with CaptureQueriesContext(connection) as few:
+        shown = {row["model"]: row["cost"] for row in client.get("/api/usage/").json()["results"]}
+    assert shown == {"qwen3-8b": "0.00006000", "free": None}
+    assert used_today(user, datetime(2026, 11, 24, 13, tzinfo=UTC))["cost"] == Decimal("0.00006")
+    assert used_today(user, datetime(2026, 11, 25, 13, tzinfo=UTC))["cost"] is None
+    report(*(record(user, model=f"m{n}") for n in range(30)))
+    with CaptureQueriesContext(connection) as many:
+        client.get("/api/usage/")
+    assert len(many) == len(few)

@@ -71,9 +71,11 @@ def addresses(user: User) -> dict[str, str]:
     return {
         "api-chat": api,
         "api-chat-message": f"{api}messages/{generation.message_id}/",
+        "api-chat-message-events": f"{api}messages/{generation.message_id}/events/",
         **{f"api-chat-{verb}": f"{api}{verb}/" for verb in ("messages", "generate", "cancel", "fork", "duplicate")},
         **{f"chat-{verb}": f"{chat}{verb}/" for verb in on_chats},
         "chat-export": f"{chat}export.md",
+        "api-file": f"/api/files/{Attachment.store(user, 'a.txt', b'a').pk}/",
         "file": f"/files/{Attachment.store(user, 'a.txt', b'a').pk}/",
         **{f"message-{verb}": f"{message}{verb}/" for verb in on_messages},
         "admin-approve": f"{person}approve/",

@@ -171,8 +171,9 @@ def test_a_page_costs_the_same_queries_whatever_it_shows(
     for _ in range(count):
         make_chat()
     page.get("/")
-    # Session and user; the chats of the sidebar; the chat, its messages, their files and siblings, the draft.
-    with django_assert_num_queries(8):
+    # Session and user; the chats of the sidebar; the chat, its messages, their files and siblings, the draft;
+    # what the gauge shows.
+    with django_assert_num_queries(9):
         page.get(f"/chats/{chat.id}/")
     # And the last answer's model instead of the chat.
     with django_assert_num_queries(5):

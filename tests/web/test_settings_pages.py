@@ -3,15 +3,18 @@
 import hashlib
 import io
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 from PIL import Image
 
 from aiia_platform.accounts.models import ApiKey, Role, User
+from aiia_platform.usage.models import UsageRecord
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
 
@@ -226,3 +229,13 @@ def test_no_page_has_anything_inline(page: Client) -> None:
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
         assert not re.search(r"<script(?![^>]*\s(?:src=|type=.application/json))|<style|\sstyle=|\son\w+=", html)
+
+
+def test_what_was_used_today_shows_its_cost(page: Client, user: User) -> None:
+    fields = {"user": user, "model": "m", "kind": "chat", "work_class": "api", "outcome": "complete"}
+    UsageRecord.objects.create(request_id="1", prompt_tokens=1000, started_at=timezone.now(), **fields)
+    assert "1,000 tokens, 0 GPU seconds." in page.get("/settings/").content.decode()
+    UsageRecord.objects.create(request_id="2", cost=Decimal("0.25"), started_at=timezone.now(), **fields)
+    User.objects.filter(pk=user.pk).update(is_staff=True)
+    for address in ("/settings/", f"/admin/users/{user.pk}/"):
+        assert "0 GPU seconds, 0.2500 USD." in page.get(address).content.decode()

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiia_platform.generations.live import End, Event, Ping, Reasoning, Status, Text
+from aiia_platform.generations.position import Position
 from aiia_web import streaming
 from aiia_web.markdown import Growing, blocks
-from aiia_web.streaming import Position, stream
+from aiia_web.streaming import stream
 
 pytestmark = pytest.mark.unit
 

@@ -4,15 +4,19 @@ import json
 import time
 import uuid
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Chat
 from aiia_platform.chats.transfer import importing
+from aiia_platform.config import config
 from aiia_web import pdf
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
@@ -107,3 +111,33 @@ def test_of_others_there_is_nothing(page: Client, chat: Chat, django_user_model:
     assert page.get(f"/chats/{chat.id}/export.exe").status_code == 404
     assert page.get(f"/chats/{uuid.uuid4()}/export.md").status_code == 404
     assert json.loads(other.get("/chats/export/").content)["chats"] == []
+
+
+def _font(file: Path, name: str, characters: str) -> None:
+    """A font with nothing but a box for each of these."""
+    pen = TTGlyphPen(None)
+    for x, y in ((0, 0), (0, 700), (700, 700)):
+        (pen.lineTo if x or y else pen.moveTo)((x, y))
+    pen.closePath()
+    box, glyphs = pen.glyph(), [".notdef", *(f"u{ord(c):X}" for c in characters)]
+    font = FontBuilder(1000)
+    font.setupGlyphOrder(glyphs)
+    font.setupCharacterMap({ord(c): f"u{ord(c):X}" for c in characters})
+    font.setupGlyf(dict.fromkeys(glyphs, box))
+    font.setupHorizontalMetrics(dict.fromkeys(glyphs, (800, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": name, "styleName": "Regular", "psName": name})
+    font.setupOS2()
+    font.setupPost()
+    font.save(file)
+
+
+def test_a_document_takes_other_fonts_for_what_its_own_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    han, hangul = tmp_path / "han.ttf", tmp_path / "hangul.ttf"
+    _font(han, "Han", "漢字")
+    _font(hangul, "Hangul", "한국어")
+    monkeypatch.setattr(config(), "pdf_fonts", f"/nowhere.ttc:{han}:{hangul}")
+    both = pdf.document("漢字", [("You", "한국어 and English")])
+    assert b"+Han" in both
+    assert b"+Hangul" in both
+    assert b"+Han" not in pdf.document("Rome", [("You", "Only English")])

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from aiia_platform.accounts.models import ApiKey, Scope, User, UserProfile
 from aiia_platform.accounts.pictures import Unusable
+from aiia_platform.config import config
 from aiia_platform.options.models import current
 from aiia_platform.usage.quotas import used_today
 from aiia_web.access import SignedInRequest, signed_in
@@ -156,6 +157,7 @@ def _page(request: SignedInRequest, *, status: int = 200, **context: Any) -> Htt
         "profile_form": ProfileForm(instance=user.about),
         "model_form": ModelForm(user),
         "used": used_today(user),
+        "currency": config().currency,
         "limits": {name: user.limit(name) for name in ("daily_tokens", "daily_gpu_seconds")},
     }
     return render(request, "settings/settings.html", page | context, status=status)

@@ -10,7 +10,6 @@ from django.db import transaction
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.http import content_disposition_header
 from django.views.decorators.http import require_POST, require_safe
 
 from aiia_platform.chats.files import MAX_FILE
@@ -22,6 +21,7 @@ from aiia_web.afterwords import follow_ups
 from aiia_web.catalogue import Picker
 from aiia_web.fragments import is_fragment
 from aiia_web.gauge import gauge
+from aiia_web.unsent import kept, owner
 
 PER_PAGE = 50
 
@@ -58,7 +58,9 @@ def _page(request: SignedInRequest, chat: Chat | None, *, status: int = 200, **c
         "message_id": uuid4(),
     }
     page |= follow_ups(newest, chat.leaf if chat else None) | gauge(newest) | {"summary": summary}
-    return render(request, "chats/chat.html", page | context, status=status)
+    page |= context
+    page["owner"] = owner(request.user, UUID(str(page["chat_id"])))
+    return render(request, "chats/chat.html", page, status=status)
 
 
 def _window(request: SignedInRequest, chat: Chat) -> Window:
@@ -112,6 +114,7 @@ def index(request: SignedInRequest) -> HttpResponse:
     return render(request, "chats/index.html", {"page": page, "show": show})
 
 
+@kept
 @signed_in
 @require_POST
 def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
@@ -172,12 +175,7 @@ def _files(request: SignedInRequest, message_id: UUID) -> list[UUID]:
 @require_safe
 def file(request: SignedInRequest, file_id: UUID) -> HttpResponse:
     """A file of a message: a picture as itself, a text to be saved."""
-    found = get_object_or_404(Attachment, pk=file_id, user=request.user)
-    response = HttpResponse(bytes(found.content), content_type=found.content_type)
-    response["Content-Disposition"] = content_disposition_header(not found.is_image, found.name) or ""
-    response["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    response["Cache-Control"] = "private, max-age=31536000, immutable"
-    return response
+    return get_object_or_404(Attachment, pk=file_id, user=request.user).response()
 
 
 def _refuse(request: SignedInRequest, chat_id: UUID, status: int, error: str) -> HttpResponse:

@@ -5,6 +5,7 @@ from django.shortcuts import render
 
 from aiia_platform.problems import problem
 from aiia_web.fragments import is_fragment, toast
+from aiia_web.unsent import keep_refused
 
 
 def _error(request: HttpRequest, status: int, title: str, advice: str) -> HttpResponse:
@@ -33,6 +34,8 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    if answer := keep_refused(request):
+        return answer
     # Happens to a form that was open while its owner signed in or out, or to a browser without cookies.
     return _error(request, 403, "This form is out of date", "Go back, reload the page and send it again")
 

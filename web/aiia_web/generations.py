@@ -1,30 +1,30 @@
 """A running answer: following, stopping and retrying it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-from django.db import close_old_connections
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
+from aiia_platform import sse
 from aiia_platform.accounts.models import User
 from aiia_platform.afterwords.live import settled
 from aiia_platform.afterwords.models import Afterword
 from aiia_platform.db import in_db
 from aiia_platform.generations.live import follow
 from aiia_platform.generations.models import ChatBusy, Generation, GenerationQuerySet
+from aiia_platform.generations.position import Position
 from aiia_platform.observability import metrics
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.afterwords import follow_ups
 from aiia_web.fragments import is_fragment
 from aiia_web.gauge import gauge
-from aiia_web.streaming import Position, frame, stream
+from aiia_web.streaming import stream
 
 
 def _of(user: User) -> GenerationQuerySet:
@@ -64,18 +64,15 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         suggested = render_to_string("components/follow_ups.html", follow_ups(ended.message, chat.leaf), request)
         return {"follow_ups": suggested.strip(), "title": chat.title, "parts": _parts(request, ended)}
 
-    async def body() -> AsyncIterator[str]:
-        # A request's thread keeps its connection until the response is closed: a few followers would have them all.
-        # Given back here rather than above, since middleware may use it after the view.
-        await sync_to_async(close_old_connections)()
+    async def body() -> AsyncGenerator[str]:
         with metrics.followers.track_inprogress():
             async with aclosing(parts):
                 async for part in parts:
                     yield part
             if await Afterword.objects.filter(pk=generation_id).aexists():
                 async for _ in settled(generation_id):
-                    yield frame("ping", {})
-                yield frame("afterword", await in_db(afterword))
+                    yield sse.frame("ping", {})
+                yield sse.frame("afterword", await in_db(afterword))
 
     parts = stream(
         follow(generation_id),
@@ -83,11 +80,7 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         position=Position.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", "")),
         finish=partial(in_db, finish),
     )
-    response = StreamingHttpResponse(body(), content_type="text/event-stream; charset=utf-8")
-    response["Cache-Control"] = "no-store"
-    # nginx and its kin would hold the text back.
-    response["X-Accel-Buffering"] = "no"
-    return response
+    return sse.response(body())
 
 
 def _parts(request: HttpRequest, generation: Generation | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from aiia_platform.accounts.models import LastAdministrator, Role, User
+from aiia_platform.config import config
 from aiia_platform.usage.quotas import used_today
 from aiia_web.access import SignedInRequest, administrators
 from aiia_web.fragments import is_fragment
@@ -202,6 +203,7 @@ def _person(request: SignedInRequest, person: User, **forms_: Any) -> HttpRespon
         "form": PersonForm(instance=person),
         "password_form": PasswordForm(),
         "used": used_today(person),
+        "currency": config().currency,
         "keys": person.api_keys.active().count(),
         "tab": "users",
     } | forms_

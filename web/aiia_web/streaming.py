@@ -1,16 +1,14 @@
 """A running answer as server-sent events: rendered blocks, words for the phase, and the end."""
 
 import asyncio
-import json
-import re
 import time
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from aiia_platform.generations.live import End, Event, Ping, Reasoning, Status, Text
+from aiia_platform.generations.position import Position
+from aiia_platform.sse import frame
 from aiia_web import words
 from aiia_web.markdown import Growing
 
@@ -20,33 +18,6 @@ FRAME = 0.045
 REST = 4
 #: Characters from which on a picture is made in a thread, so that other readers and the gateway do not wait for it.
 LONG = 4_000
-
-
-@dataclass(frozen=True)
-class Position:
-    """How much of an answer a browser shows, as it travels in event ids: characters of text and of reasoning.
-
-    The checksum says of which text, so that one which was cut meanwhile is noticed.
-    """
-
-    attempt: int
-    text: int
-    reasoning: int
-    checksum: int
-
-    @classmethod
-    def of(cls, attempt: int, text: str, reasoning: str) -> Self:
-        return cls(attempt, len(text), len(reasoning), zlib.crc32(reasoning.encode(), zlib.crc32(text.encode())))
-
-    @classmethod
-    def parse(cls, value: str) -> "Position | None":
-        """The position that an id stands for, or None when it is not one of ours."""
-        if not (match := re.fullmatch(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})\.([0-9a-f]{1,8})", value, re.ASCII)):
-            return None
-        return cls(int(match[1]), int(match[2]), int(match[3]), int(match[4], 16))
-
-    def __str__(self) -> str:
-        return f"{self.attempt}.{self.text}.{self.reasoning}.{self.checksum:x}"
 
 
 class _Page:
@@ -102,20 +73,12 @@ class _Page:
 
     def _resume(self, position: Position, *, final: bool) -> bool:
         """Start from what the browser already shows. False while that is more than what is known here."""
-        if len(self._text) < position.text and self._attempt in (0, position.attempt) and not final:
-            # Redis was lost, and Postgres is about a second behind what it had sent.
+        if position.is_ahead(self._attempt, self._text) and not final:
             return False
-        text, reasoning = self._text[: position.text], self._reasoning[: position.reasoning]
-        if Position.of(position.attempt, text, reasoning) == position:
-            self._shown, self._shown_reasoning = self._growing.render(text), reasoning
+        if seen := position.seen(self._text, self._reasoning):
+            self._shown, self._shown_reasoning = self._growing.render(seen[0]), seen[1]
         self._position = None
         return True
-
-
-def frame(event: str, data: object, place: Position | None = None) -> str:
-    """One server-sent event."""
-    head = f"id: {place}\n" if place else ""
-    return f"{head}event: {event}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 async def stream(

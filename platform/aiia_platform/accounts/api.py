@@ -75,7 +75,7 @@ class Account(serializers.Serializer):  # type: ignore[misc]
     def get_limits(self, user: User) -> dict[str, int]:
         return {name: user.limit(name) for name in ("daily_tokens", "daily_gpu_seconds")}
 
-    def get_used_today(self, user: User) -> dict[str, int]:
+    def get_used_today(self, user: User) -> dict[str, Any]:
         return used_today(user)
 
     @transaction.atomic

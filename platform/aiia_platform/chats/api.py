@@ -9,18 +9,29 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.exceptions import ValidationError as Invalid
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import generics, serializers  # type: ignore[import-untyped]
 from rest_framework.exceptions import PermissionDenied, ValidationError  # type: ignore[import-untyped]
+from rest_framework.parsers import MultiPartParser  # type: ignore[import-untyped]
 from rest_framework.response import Response  # type: ignore[import-untyped]
 from rest_framework.views import APIView  # type: ignore[import-untyped]
 
 from aiia_platform.accounts.models import User
 from aiia_platform.api import IF_MATCH
 from aiia_platform.chats import search, tree
-from aiia_platform.chats.models import MAX_ANSWERS, MAX_MESSAGE_LENGTH, Chat, Message, Stale
+from aiia_platform.chats.files import MAX_FILE
+from aiia_platform.chats.models import (
+    MAX_ANSWERS,
+    MAX_FILES,
+    MAX_MESSAGE_LENGTH,
+    Attachment,
+    Chat,
+    Message,
+    Stale,
+)
 from aiia_platform.gateway import list_models_sync, was_heard
 from aiia_platform.generations.models import ChatBusy, Generation
 from aiia_platform.problems import Problem
@@ -82,6 +93,15 @@ class GenerationRow(serializers.Serializer):  # type: ignore[misc]
     duration_s = serializers.FloatField(allow_null=True)
 
 
+class FileRow(serializers.Serializer):  # type: ignore[misc]
+    """A file of a message. `content_type` is what its content is."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    content_type = serializers.CharField()
+    size = serializers.IntegerField(help_text="Bytes")
+
+
 class MessageRow(serializers.Serializer):  # type: ignore[misc]
     """A message. `parent` is the one that it follows; those with the same parent are alternatives."""
 
@@ -95,6 +115,7 @@ class MessageRow(serializers.Serializer):  # type: ignore[misc]
     created_at = serializers.DateTimeField()
     edited_at = serializers.DateTimeField(allow_null=True)
     deleted_at = serializers.DateTimeField(allow_null=True)
+    files = FileRow(source="attachments", many=True)
     generation = serializers.SerializerMethodField()
     follow_ups = serializers.SerializerMethodField()
 
@@ -124,7 +145,14 @@ class Send(Ask):
     """A message, the last one that its sender has seen (`after`), or the one whose other wording it is."""
 
     id = serializers.UUIDField(required=False)
-    text = serializers.CharField(max_length=MAX_MESSAGE_LENGTH)
+    text = serializers.CharField(max_length=MAX_MESSAGE_LENGTH, allow_blank=True, default="")
+    files = serializers.ListField(
+        child=serializers.UUIDField(),
+        max_length=MAX_FILES,
+        required=False,
+        default=list,
+        help_text="Ids of files from `/api/files/` that no message has yet",
+    )
     after = serializers.UUIDField(required=False, allow_null=True)
     instead_of = serializers.UUIDField(required=False, allow_null=True)
 
@@ -182,7 +210,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except Chat.DoesNotExist as error:
-        raise Problem(404, "Not found", "No such chat or message.") from error
+        raise Problem(404, "Not found", "No such chat, message or file.") from error
     except ChatBusy as error:
         raise Problem(
             409, "Conflict", "An answer is being written. Wait for it or cancel it, then try again."
@@ -299,7 +327,13 @@ class Messages(APIView):  # type: ignore[misc]
         parameters=[IDEMPOTENCY],
         request=Send,
         responses={201: MessageRow},
-        examples=[OpenApiExample("A question", {"model": "qwen3-8b", "text": "Three days in Rome?"})],
+        examples=[
+            OpenApiExample("A question", {"model": "qwen3-8b", "text": "Three days in Rome?"}),
+            OpenApiExample(
+                "With a file",
+                {"model": "qwen3-8b", "text": "What is this?", "files": ["2f1e6c1a-5d0b-4c7e-9a53-0d5a7c3b9e11"]},
+            ),
+        ],
     )
     def post(self, request: Any, chat_id: uuid.UUID) -> Response:
         form = Send(data=request.data)
@@ -317,6 +351,7 @@ class Messages(APIView):  # type: ignore[misc]
                 beside=given["beside"],
                 count=given["samples"],
                 params=given["params"],
+                attachments=given["files"],
             )
         return Response(MessageRow(generation.message).data, status=201)
 
@@ -346,7 +381,7 @@ class MessageDetail(APIView):  # type: ignore[misc]
         return Response(status=204)
 
     def _message(self, request: Any, chat_id: uuid.UUID, message_id: uuid.UUID) -> Message:
-        mine = Message.objects.of(person(request)).select_related("generation")
+        mine = Message.objects.of(person(request)).select_related("generation").with_files()
         return get_object_or_404(mine, chat_id=chat_id, pk=message_id)
 
     def _version(self, request: Any, message: Message) -> int:
@@ -414,6 +449,48 @@ class Duplicating(APIView):  # type: ignore[misc]
         """A copy with every branch."""
         with _refusals():
             return _tagged(_chat(request, chat_id).duplicate(_id(request, None, f"duplicate {chat_id}")), 201)
+
+
+class Upload(serializers.Serializer):  # type: ignore[misc]
+    """A file to be sent with a message."""
+
+    file = serializers.FileField(allow_empty_file=True)
+
+    def validate_file(self, file: Any) -> Any:
+        # Before it is read.
+        if file.size > MAX_FILE:
+            raise ValidationError(f"A file holds {MAX_FILE // 1024 // 1024} MB at most.")
+        return file
+
+
+@extend_schema(tags=["chats"])
+class Files(APIView):  # type: ignore[misc]
+    parser_classes = [MultiPartParser]
+
+    @extend_schema(
+        summary="Keep a file for a message",
+        parameters=[IDEMPOTENCY],
+        request={"multipart/form-data": Upload},
+        responses={201: FileRow},
+    )
+    def post(self, request: Any) -> Response:
+        """PNG, JPEG, WebP and GIF pictures and text, up to 10 MB. What no message takes within a day is forgotten."""
+        form = Upload(data=request.data)
+        form.is_valid(raise_exception=True)
+        file, user = form.validated_data["file"], person(request)
+        try:
+            kept = Attachment.store(user, file.name, file.read(), _id(request, None, "file"))
+        except Invalid as error:
+            raise ValidationError({"file": error.messages}) from error
+        return Response(FileRow(kept).data, status=201)
+
+
+@extend_schema(tags=["chats"])
+class FileContent(APIView):  # type: ignore[misc]
+    @extend_schema(summary="What is in a file", responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
+    def get(self, request: Any, file_id: uuid.UUID) -> HttpResponse:
+        """The bytes, with the type that they are."""
+        return get_object_or_404(Attachment, pk=file_id, user=person(request)).response()
 
 
 class HitRow(serializers.Serializer):  # type: ignore[misc]

@@ -14,7 +14,9 @@ from django.contrib.postgres.search import SearchVector, SearchVectorField
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models.functions import Coalesce, Left
+from django.http import HttpResponse
 from django.utils import timezone
+from django.utils.http import content_disposition_header
 
 from aiia_platform.chats import tree
 from aiia_platform.chats.params import clean_context, clean_params, samples
@@ -430,6 +432,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         unread = ("search", "generation__prompt_ids", "generation__output_ids")
         return self.select_related("generation__afterword").defer(*unread)
 
+    def with_files(self) -> Self:
+        """With what is known of their files, and without what is in them."""
+        return self.prefetch_related(models.Prefetch("attachments", Attachment.objects.defer("content")))
+
     def index(self) -> int:
         """Make their text searchable. Called in the transaction that completes it."""
         return self.update(search=SearchVector(Left("text", SEARCHED), config="simple"))
@@ -578,19 +584,30 @@ class Attachment(models.Model):
     def is_image(self) -> bool:
         return self.content_type.startswith("image/")
 
+    def response(self) -> HttpResponse:
+        """Its content: a picture as itself, a text to be saved. Nothing in it runs."""
+        found = HttpResponse(bytes(self.content), content_type=self.content_type)
+        found["Content-Disposition"] = content_disposition_header(not self.is_image, self.name) or ""
+        found["Content-Security-Policy"] = "default-src 'none'; sandbox"
+        found["Cache-Control"] = "private, max-age=31536000, immutable"
+        return found
+
     @classmethod
-    def store(cls, user: "User", name: str, content: bytes) -> "Attachment":
-        """Keep a file. Raises `ValidationError` for one that is too large or of a kind that no model reads."""
+    def store(cls, user: "User", name: str, content: bytes, pk: uuid.UUID | None = None) -> "Attachment":
+        """Keep a file, or find the one that was kept under this id.
+
+        Raises `ValidationError` for one that is too large or of a kind that no model reads.
+        """
         from aiia_platform.chats.files import kind, safe_name
 
-        return cls.objects.create(
-            user=user,
-            name=safe_name(name),
-            content_type=kind(content),
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            content=content,
-        )
+        fields = {
+            "name": safe_name(name),
+            "content_type": kind(content),
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "content": content,
+        }
+        return cls.objects.get_or_create(pk=pk or uuid.uuid4(), user=user, defaults=fields)[0]
 
     @classmethod
     def store_all(cls, user: "User", files: Sequence[tuple[str, bytes]]) -> list[uuid.UUID]:

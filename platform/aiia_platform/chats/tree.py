@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import connection
-from django.db.models import Prefetch
 from django.db.models.expressions import RawSQL
 
 if TYPE_CHECKING:
@@ -92,11 +91,7 @@ def newest_leaf(message: uuid.UUID) -> uuid.UUID:
 
 def window(chat: "Chat", leaf: uuid.UUID | None, *, upto: int = END, size: int = WINDOW) -> Window:
     """The last `size` messages of a branch up to position `upto`, with their generations and files."""
-    from aiia_platform.chats.models import Attachment
-
-    files = Prefetch("attachments", Attachment.objects.defer("content"))
-    rows = branch(leaf, upto=upto, limit=size + 1).to_read().prefetch_related(files)
-    found = list(rows)
+    found = list(branch(leaf, upto=upto, limit=size + 1).to_read().with_files())
     shown = found[-size:]
     _add_siblings(chat, shown)
     has_newer = bool(shown) and shown[-1].pk != leaf

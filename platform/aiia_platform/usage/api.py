@@ -25,6 +25,7 @@ class DayTotal(serializers.Serializer):  # type: ignore[misc]  # the framework h
     cached_tokens = serializers.IntegerField()
     gpu_ms = serializers.IntegerField()
     steps = serializers.IntegerField()
+    cost = serializers.DecimalField(20, 8, allow_null=True, help_text="In `AIIA_CURRENCY`; null without a price")
 
 
 @extend_schema(
@@ -50,7 +51,8 @@ class Usage(GenericAPIView):  # type: ignore[misc]  # the framework has no types
         query = request.query_params
         records = self._records(request, query.get("user", ""))
         totals = records.between(_day(query, "from"), _day(query, "to")).by_day()
-        return self.get_paginated_response(self.paginate_queryset(totals))
+        page = DayTotal(self.paginate_queryset(totals), many=True)
+        return self.get_paginated_response(page.data)
 
     def _records(self, request: Any, wanted: str) -> UsageRecordQuerySet:
         everything = UsageRecord.objects.all()

@@ -10,6 +10,7 @@ from django.db.models import Count, Sum
 from django.db.models.functions import TruncDate
 
 from aiia_platform.accounts.models import ApiKey, User
+from aiia_platform.generations.prices import cost
 
 if TYPE_CHECKING:
     from aiia_platform.usage.wire import Record
@@ -27,7 +28,8 @@ class UsageRecordQuerySet(models.QuerySet["UsageRecord"]):
 
     def by_day(self) -> "models.QuerySet[UsageRecord, Any]":
         """Totals per day and model, the newest day first: `day`, `model`, `requests`, and each sum under its name."""
-        sums = {name: Sum(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "gpu_ms", "steps")}
+        names = ("prompt_tokens", "completion_tokens", "cached_tokens", "gpu_ms", "steps", "cost")
+        sums = {name: Sum(name) for name in names}
         return (
             self.values("model", day=TruncDate("started_at"))
             .annotate(requests=Count("id"), **sums)
@@ -47,6 +49,7 @@ class UsageRecordQuerySet(models.QuerySet["UsageRecord"]):
                 UsageRecord(
                     user_id=known_users.get(record.user_id),
                     key_id=record.key_id if record.key_id in known_keys else None,
+                    cost=cost(record.model, record.prompt_tokens, record.completion_tokens),
                     **record.model_dump(exclude={"user_id", "key_id"}),
                 )
                 # In one order everywhere, so that two gateways with the same records do not wait for each other.
@@ -77,6 +80,8 @@ class UsageRecord(models.Model):
     cached_tokens = models.PositiveIntegerField(default=0)
     gpu_ms = models.PositiveBigIntegerField(default=0)
     steps = models.PositiveIntegerField(default=0)
+    #: By the prices that were configured when it was reported; None without a price.
+    cost = models.DecimalField(max_digits=14, decimal_places=8, null=True)
     outcome = models.CharField(max_length=10, choices=Outcome)
     started_at = models.DateTimeField()
     queued_ms = models.PositiveBigIntegerField(default=0)

@@ -1,6 +1,7 @@
 """Whether a user has used up what they may use in a day."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.db.models import F, Sum
 
@@ -11,14 +12,16 @@ from aiia_platform.usage.models import UsageRecord
 _WORDS = {"daily_tokens": "tokens", "daily_gpu_seconds": "GPU seconds"}
 
 
-def used_today(user: User, now: datetime | None = None) -> dict[str, int]:
-    """What counts against the limits, since 0:00 UTC."""
+def used_today(user: User, now: datetime | None = None) -> dict[str, Any]:
+    """What counts against the limits, since 0:00 UTC, and what it cost: None without a price."""
     midnight = (now or datetime.now(UTC)).replace(hour=0, minute=0, second=0, microsecond=0)
     sums = UsageRecord.objects.filter(user=user, started_at__gte=midnight).aggregate(
         daily_tokens=Sum(F("prompt_tokens") + F("completion_tokens"), default=0),
         gpu_ms=Sum("gpu_ms", default=0),
+        cost=Sum("cost"),
     )
-    return {"daily_tokens": sums["daily_tokens"], "daily_gpu_seconds": sums["gpu_ms"] // 1000}
+    seconds = sums["gpu_ms"] // 1000
+    return {"daily_tokens": sums["daily_tokens"], "daily_gpu_seconds": seconds, "cost": sums["cost"]}
 
 
 def exceeded(user: User, now: datetime | None = None) -> Problem | None:

@@ -12,10 +12,10 @@ from aiia_platform.accounts.models import User
 from aiia_platform.chats.models import Message
 from aiia_platform.gateway import ModelInfo
 from aiia_platform.generations.models import Generation
+from aiia_platform.generations.position import Position
 from aiia_web import markdown, words
 from aiia_web.catalogue import Picker
 from aiia_web.sidebar import Sidebar
-from aiia_web.streaming import Position
 
 register = template.Library()
 
