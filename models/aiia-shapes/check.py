@@ -20,7 +20,7 @@ def main() -> None:
     options.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent)
     options.add_argument("--count", type=int, default=100)
     options.add_argument("--steps", type=int, default=20)
-    options.add_argument("--guidance", type=float, default=4.0)
+    options.add_argument("--guidance", type=float, default=2.0)
     given = options.parse_args()
     pipeline = StableDiffusionPipeline.from_pretrained(given.folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

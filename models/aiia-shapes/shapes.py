@@ -106,8 +106,8 @@ def _outline(shape: str, x: float, y: float, radius: float) -> list[tuple[float,
 def draw(scene: Scene, random: Random) -> Image.Image:
     """A picture of the scene: place and size vary a little, as `random` says."""
     centre = PLACES[scene.place or "middle"]
-    x, y = (at + random.uniform(-4, 4) for at in centre)
-    radius = random.uniform(30, 42) if centre == PLACES["middle"] else random.uniform(23, 28)
+    x, y = (at + random.uniform(-2, 2) for at in centre)
+    radius = random.uniform(33, 40) if centre == PLACES["middle"] else random.uniform(23, 27)
     return paint(scene.shape, COLOURS[scene.colour], COLOURS[scene.ground], x, y, radius)
 
 

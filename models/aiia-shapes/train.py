@@ -1,8 +1,9 @@
 """Trains the pipeline from nothing on one core: python train.py --out FOLDER [--minutes-vae 12] [--minutes 40]
 
-First the VAE on pictures alone, then the UNet together with the text encoder on their latents. Time is given, not
-steps, so that the learning rate comes to its end wherever this runs. What --out holds is a whole diffusers pipeline at
-any time after the VAE, refreshed every other minute; started again, this goes on from it.
+First the VAE on pictures alone; then the text encoder, which learns to say at each of its places what the words have
+named so far; then the UNet on the latents of the one and the sentences of the other. Time is given, not steps, so that
+the learning rate comes to its end wherever this runs. What --out holds is a whole diffusers pipeline once the UNet has
+begun, refreshed every other minute; started again, this goes on from it.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from random import Random
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from shapes import COLOURS, PLACES, SHAPES, SIZE, Scene, draw, scenes
+from shapes import COLOURS, PLACES, SHAPES, SIZE, Scene, draw, scenes, seen
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -32,7 +33,8 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     letters += [chr(code) for code in (*range(0xA1, 0xAD), *range(0xAE, 0x144))]
     tokens = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
-    for word in dict.fromkeys(words):
+    # Long words first: the merges of a short one within ("to" of "top" in "bottom") would break them.
+    for word in sorted(dict.fromkeys(words), key=len, reverse=True):
         built = word[0]
         for index, letter in enumerate(word[1:], start=2):
             pair = (built, letter + "</w>" if index == len(word) else letter)
@@ -71,6 +73,11 @@ def new_unet() -> UNet2DConditionModel:
         cross_attention_dim=64,
         attention_head_dim=4,
         norm_num_groups=8,
+        # The whole sentence scales and shifts every layer beside the noise level: attention alone binds colours and
+        # shapes to their words only after many times as many pictures.
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
     )
 
 
@@ -123,37 +130,6 @@ class Clock:
         return self.peak * min(1.0, (step + 1) / 100) * (FAR_FROM_DONE + (1 - FAR_FROM_DONE) * fall)
 
 
-class Muon(torch.optim.Optimizer):
-    """Steps whose matrix is orthogonal (Jordan et al. 2024): far fewer of them are needed than with AdamW alone."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter], momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": 0.0, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = parameter.grad.flatten(1)
-                mean = self.state[parameter].setdefault("mean", torch.zeros_like(gradient))
-                mean.lerp_(gradient, 1 - group["momentum"])
-                move = _orthogonal(gradient.lerp(mean, group["momentum"]))
-                size = max(1.0, move.shape[0] / move.shape[1]) ** 0.5
-                parameter.add_(move.view_as(parameter), alpha=-group["lr"] * size)
-
-
-def _orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest orthogonal matrix, roughly, by five Newton-Schulz steps."""
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
-    return x if wide else x.T
-
-
 def train_vae(minutes: float, seen: list[Scene], random: Random) -> AutoencoderKL:
     vae = new_vae()
     optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=1e-4)
@@ -193,6 +169,52 @@ def latents(vae: AutoencoderKL, pictures: list) -> tuple[Tensor, Tensor]:
     return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
 
 
+class Heard(torch.nn.Module):
+    """What the text encoder's output says of a scene: a linear reading of it, for training alone."""
+
+    PARTS = {"colour": tuple(COLOURS), "shape": SHAPES, "place": tuple(PLACES), "ground": tuple(COLOURS)}
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read = torch.nn.Linear(width, sum(len(names) for names in self.PARTS.values()))
+
+    def forward(self, hidden: Tensor, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+        """The loss, and which of the sentences are understood whole: (n,) of bool; from (n, places, width)."""
+        parts = self.read(hidden).split([len(names) for names in self.PARTS.values()], dim=-1)
+        loss, whole = torch.zeros(()), torch.ones(len(scenes), dtype=torch.bool)
+        for (name, names), part in zip(self.PARTS.items(), parts, strict=True):
+            told = torch.tensor([names.index(getattr(seen(scene), name)) for scene in scenes])
+            places = told[:, None].expand(-1, hidden.shape[1])
+            loss = loss + functional.cross_entropy(part.flatten(0, 1), places.flatten())
+            whole &= (part.argmax(-1) == places).all(dim=1)
+        return loss, whole
+
+
+def train_text(words: CLIPTokenizer, known: list[Scene], unknown: list[Scene], steps: int = 2000) -> CLIPTextModel:
+    """A text encoder that says at the sentence's end, and in all the padding behind it, what the sentence names."""
+    text = new_text_encoder(words)
+    heard = Heard(text.config.hidden_size)
+    optimiser = torch.optim.AdamW([*text.parameters(), *heard.parameters()], weight_decay=1e-2)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps)
+
+    def hidden(scenes: list[Scene]) -> Tensor:
+        ids = words([s.prompt for s in scenes], padding="max_length", max_length=24, return_tensors="pt").input_ids
+        # The longest sentence ends there.
+        return text(ids).last_hidden_state[:, 12:]
+
+    for _ in range(steps):
+        some = [known[at] for at in torch.randint(0, len(known), (32,))]
+        loss, _ = heard(hidden(some), some)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        rates.step()
+    with torch.no_grad():
+        _, whole = heard(hidden(unknown), unknown)
+    print(f"text loss {loss:.4f}, understands {whole.sum()} of {len(unknown)} unseen sentences", flush=True)
+    return text.eval()
+
+
 def save(
     folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, words: CLIPTokenizer
 ) -> None:
@@ -212,86 +234,76 @@ def save(
 def train(out: Path, minutes_vae: float, minutes: float, pictures: int) -> None:
     torch.manual_seed(0)
     random = Random(0)
-    again = (out / "unet" / "config.json").exists()
-    # First the shapes; further runs clean the ground and its colour.
-    peak, extra, middle = (1e-3, 1, 0.5) if again else (1.5e-3, 3, 0.7)
-    seen = [scene for scene in scenes() if not scene.unseen]
+    known = [scene for scene in scenes() if not scene.unseen]
+    unknown = [scene for scene in scenes() if scene.unseen]
     words = tokenizer(out / "tokenizer")
     if (out / "vae" / "config.json").exists():
-        vae = AutoencoderKL.from_pretrained(out / "vae").eval()
+        vae = AutoencoderKL.from_pretrained(out / "vae").float().eval()
     else:
-        vae = train_vae(minutes_vae, seen, random)
+        vae = train_vae(minutes_vae, known, random)
         vae.save_pretrained(out / "vae")
+    if (out / "text_encoder" / "config.json").exists():
+        text = CLIPTextModel.from_pretrained(out / "text_encoder").float().eval()
+    else:
+        text = train_text(words, known, unknown)
+        text.save_pretrained(out / "text_encoder")
 
-    chosen = [random.choice(seen) for _ in range(pictures)]
+    chosen = [random.choice(known) for _ in range(pictures)]
     mean, std = latents(vae, [draw(scene, random) for scene in chosen])
-    if not again:
+    if not (out / "unet" / "config.json").exists():
+        unet = new_unet()
         vae.register_to_config(scaling_factor=1 / mean.std().item())
+    else:
+        unet = UNet2DConditionModel.from_pretrained(out / "unet").float().train()
     scale = vae.config.scaling_factor
     # Most of a picture is plain ground; the shape and its rim count for more.
     ground = mean.flatten(2).median(dim=2).values[:, :, None, None]
-    weight = 1 + extra * ((mean - ground).norm(dim=1, keepdim=True) * scale > 0.8)
-    print(f"shapes cover {(weight > 1).float().mean():.2f} of the latents", flush=True)
+    weight = 1 + 2 * ((mean - ground).norm(dim=1, keepdim=True) * scale > 0.8)
     print(f"{pictures} pictures, latents scaled by {scale:.4f}", flush=True)
-    ids = words([s.prompt for s in chosen] + [""], padding="max_length", return_tensors="pt").input_ids
+    # The text encoder is finished: each sentence is encoded once.
+    prompts = {prompt: at for at, prompt in enumerate(["", *(scene.prompt for scene in known)])}
+    ids = words(list(prompts), padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        sentences = torch.cat([text(part).last_hidden_state for part in ids.split(64)])
+    sentence = torch.tensor([prompts[scene.prompt] for scene in chosen])
 
-    if again:
-        unet = UNet2DConditionModel.from_pretrained(out / "unet").train()
-        text = CLIPTextModel.from_pretrained(out / "text_encoder").train()
-    else:
-        unet, text = new_unet(), new_text_encoder(words)
-    print(
-        {n: sum(p.numel() for p in m.parameters()) for n, m in (("vae", vae), ("unet", unet), ("text", text))},
-        flush=True,
-    )
+    count = {n: sum(p.numel() for p in m.parameters()) for n, m in (("vae", vae), ("unet", unet), ("text", text))}
+    print(count, flush=True)
     unet.to(memory_format=torch.channels_last)
     noise_levels = new_scheduler()
-    kept = [p for module in (unet, text) for p in module.parameters()]
-    average = copy.deepcopy((unet, text))
-    average_of = [p for module in average for p in module.parameters()]
-    # The first and last layers, embeddings, norms and biases are AdamW's.
-    outer = ("conv_in", "conv_out", "embedding")
-    inner = [
-        parameter
-        for module in (unet, text)
-        for name, parameter in module.named_parameters()
-        if parameter.ndim > 1 and not any(part in name for part in outer)
-    ]
-    chosen_ids = {id(parameter) for parameter in inner}
-    adam = torch.optim.AdamW([p for p in kept if id(p) not in chosen_ids], weight_decay=1e-3)
-    muon = Muon(inner)
-    clock, step, last, saved, losses = Clock(minutes, peak), 0, time.monotonic(), time.monotonic(), []
+    average = copy.deepcopy(unet)
+    optimiser = torch.optim.AdamW(unet.parameters(), betas=(0.9, 0.99), weight_decay=1e-3)
+    clock, step, last, saved, losses = Clock(minutes, 1.5e-3), 0, time.monotonic(), time.monotonic(), []
     while clock.share < 1:
         picked = torch.randint(0, pictures, (BATCH,))
         clean = (mean[picked] + std[picked] * torch.randn(BATCH, 4, 16, 16)) * scale
         noise = torch.randn_like(clean)
-        # Shapes are decided between; above is hardly more than noise.
-        at = torch.where(torch.rand(BATCH) < middle, torch.randint(50, 650, (BATCH,)), torch.randint(0, 1000, (BATCH,)))
-        noisy = noise_levels.add_noise(clean, noise, at)
+        # Wide plain areas are to be seen through much noise: what stands where in which colour is decided early.
+        at = torch.where(torch.rand(BATCH) < 0.7, torch.randint(350, 950, (BATCH,)), torch.randint(0, 1000, (BATCH,)))
+        # Not by the scheduler's add_noise: before its steps are set, this one gives step t the noise of step 999 - t.
         alpha = noise_levels.alphas_cumprod[at].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
         # Every tenth prompt is left empty: what guidance moves away from.
-        told = torch.where(torch.rand(BATCH) < 0.1, pictures, picked)
-        guess = unet(noisy, at, text(ids[told]).last_hidden_state).sample
+        told = torch.where(torch.rand(BATCH) < 0.1, 0, sentence[picked])
+        guess = unet(noisy, at, sentences[told]).sample
         loss = (functional.mse_loss(guess, target, reduction="none") * weight[picked]).mean()
-        for optimiser, factor in ((adam, 1.0), (muon, 2.0)):
-            optimiser.param_groups[0]["lr"] = clock.rate(step) * factor
-            optimiser.zero_grad(set_to_none=True)
+        optimiser.param_groups[0]["lr"] = clock.rate(step)
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(kept, 1.0)
-        adam.step()
-        muon.step()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimiser.step()
         step += 1
         with torch.no_grad():
-            torch._foreach_lerp_(average_of, kept, max(0.008, 1 / (step + 1)))
+            torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), max(0.005, 1 / (step + 1)))
         losses.append(loss.item())
         if time.monotonic() - last > 20:
             last = time.monotonic()
-            print(f"unet {clock.share:.2f} step {step} loss {np.mean(losses[-100:]):.4f}", flush=True)
+            print(f"unet {clock.share:.2f} step {step} loss {np.mean(losses[-200:]):.4f}", flush=True)
         if time.monotonic() - saved > 120:
             saved = time.monotonic()
-            save(out, vae, average[0], average[1], words)
-    save(out, vae, average[0], average[1], words)
+            save(out, vae, average, text, words)
+    save(out, vae, average, text, words)
 
 
 if __name__ == "__main__":
