@@ -237,7 +237,7 @@ def test_enter_sends_once_however_often_it_is_pressed(site: Site, open_page: Ope
         page.keyboard.press("Enter")
     wait_for_end(page)
     assert page.locator("article").count() == 2
-    assert page.locator("article").first.inner_text().endswith("One\nTwo")
+    assert page.locator("article").first.inner_text().startswith("You\nOne\nTwo\n")
 
 
 def test_the_page_follows_only_a_reader_at_its_end(site: Site, open_page: Open) -> None:
