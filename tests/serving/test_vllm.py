@@ -194,6 +194,55 @@ def test_an_answer_keeps_to_its_schema(model: openai.OpenAI) -> None:
     assert {name: type(value) for name, value in told.items()} == {"capital": str, "large": bool}
 
 
+def test_tools_are_called_in_every_protocol(model: openai.OpenAI, served: GatewayProcess, stack: Stack) -> None:
+    """The packaged model is too small to call one on its own: the call is forced upon it."""
+    document = stack.documents / "parsed.yaml"
+    text = (ROOT / "models" / f"{MODEL}.yaml").read_text().replace(f"name: {MODEL}", "name: parsed")
+    tools: Any = [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+                    "required": ["city"],
+                    "additionalProperties": False,
+                },
+            },
+        }
+    ]
+    question: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
+    forced: Any = {"model": "parsed", "messages": question, "temperature": 0, "max_tokens": 60, "tools": tools}
+    forced["tool_choice"] = {"type": "function", "function": {"name": "weather"}}
+    try:
+        document.write_text(text.replace("  vllm:\n", "  vllm:\n    toolCallParser: hermes\n"))
+        stack.wait_state(lambda models: models.get("parsed", {}).get("state") == "ready", 400)
+        (call,) = model.chat.completions.create(**forced).choices[0].message.tool_calls or []
+        assert call.type == "function"
+        assert call.function.name == "weather"
+        assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+        deltas = [chunk.choices[0].delta for chunk in model.chat.completions.create(**forced, stream=True)]
+        pieces = [piece for delta in deltas for piece in delta.tool_calls or []]
+        assert {piece.index for piece in pieces} == {0}
+        assert "".join(piece.function.arguments or "" for piece in pieces if piece.function) == call.function.arguments
+        claude = anthropic.Anthropic(base_url=served.base_url.removesuffix("/v1"), api_key=INTERNAL_TOKEN)
+        message = claude.messages.create(
+            model="parsed",
+            max_tokens=60,
+            messages=question,
+            tools=[{"name": "weather", "input_schema": tools[0]["function"]["parameters"]}],
+            tool_choice={"type": "tool", "name": "weather"},
+            extra_body={"temperature": 0},
+        )
+        assert [(block.type, block.to_dict().get("input")) for block in message.content] == [
+            ("tool_use", json.loads(call.function.arguments))
+        ]
+    finally:
+        document.unlink()
+        stack.wait_state(lambda models: "parsed" not in models, 60)
+
+
 def test_a_trace_ends_in_the_engine(model: openai.OpenAI, collector: Collector) -> None:
     secret, trace = "xyzzy-plugh", uuid.uuid4().hex
     model.chat.completions.create(
