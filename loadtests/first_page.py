@@ -90,14 +90,19 @@ def instance() -> Iterator[str]:
         yield running.address
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser of the tests."""
+    path = os.environ.get("AIIA_TEST_BROWSER") or shutil.which("chromium")
+    args = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--no-first-run"]
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=args) as browser:
+        yield browser
+
+
 def report(url: str) -> bool:
     """Measure, print, and say whether every page is within the budget."""
-    path = os.environ.get("AIIA_TEST_BROWSER") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        args = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--no-first-run"]
-        browser = playwright.chromium.launch(executable_path=path, args=args)
+    with chromium() as browser:
         found = costs(browser, url)
-        browser.close()
     for cost in found:
         print(json.dumps(asdict(cost)))
     return all(map(is_cheap, found))

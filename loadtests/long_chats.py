@@ -10,17 +10,15 @@ into docs/benchmarks.md.
 
 import argparse
 import json
-import os
 import random
-import shutil
 import statistics
 import time
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 
 from loadtests import report
-from loadtests.first_page import instance, register
+from loadtests.first_page import chromium, instance, register
 
 _LENGTHS = (50, 1000, 5000)
 _WORDS = [
@@ -91,10 +89,8 @@ def search(context: BrowserContext, url: str, number: int) -> list[float]:
 
 
 def measure(url: str, messages: int, rounds: int, searches: int) -> str:
-    path = os.environ.get("AIIA_TEST_BROWSER") or shutil.which("chromium")
     words = random.Random(1)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         state = register(browser, url)
         context = browser.new_context(storage_state=state)
         bring_in(context, url, [chat(f"{length} messages", length, words) for length in _LENGTHS])
@@ -117,7 +113,6 @@ def measure(url: str, messages: int, rounds: int, searches: int) -> str:
             ]
             bring_in(context, url, batch)
         took = search(context, url, searches)
-        browser.close()
     found = report.table(
         ["messages", "searches", "p50 (ms)", "p95 (ms)", "worst (ms)"],
         [

@@ -10,8 +10,6 @@ asked.
 
 import argparse
 import asyncio
-import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -19,12 +17,11 @@ from pathlib import Path
 
 import aiohttp
 import psutil
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from aiia_cli.admin import run_platform_command
 from loadtests import report
-from loadtests.first_page import register
-from loadtests.soak import until_ready
+from loadtests.first_page import chromium, register
+from loadtests.soak import make_key, until_ready
 from tests.fakes import FakeUpstream
 from tests.support.instance import Instance
 
@@ -33,7 +30,8 @@ _STREAMS, _TOKENS, _PACE = 64, 64, 50
 _IDLE_S = 20
 # The time from the key to the second frame after a new answer has a word: what it shows is painted by then.
 _WATCH = """
-() => new Promise(done => {
+() => {
+  window.painted = undefined
   const words = () => [...document.querySelectorAll("article.message [data-blocks]")].filter(b => b.textContent.trim())
   const before = words().length
   let began = 0
@@ -44,14 +42,12 @@ _WATCH = """
     requestAnimationFrame(() => requestAnimationFrame(() => { window.painted = performance.now() - began }))
   })
   look.observe(document.body, { childList: true, subtree: true, characterData: true })
-  done()
-})
+}
 """
 
 
 def painted_ms(page: Page, number: int) -> float:
     """Milliseconds from Enter to the first word of the answer on the screen."""
-    page.evaluate("() => { window.painted = undefined }")
     page.evaluate(_WATCH)
     page.fill("#composer textarea", f"Question {number}")
     page.keyboard.press("Enter")
@@ -61,17 +57,13 @@ def painted_ms(page: Page, number: int) -> float:
 
 
 def enter_to_word(url: str, answers: int) -> list[float]:
-    path = os.environ.get("AIIA_TEST_BROWSER") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         page = browser.new_context(storage_state=register(browser, url)).new_page()
         page.goto(f"{url}/")
         page.fill("#composer textarea", "Hello")
         page.keyboard.press("Enter")
         page.wait_for_selector("article.message[aria-busy=false]")
-        times = [painted_ms(page, number) for number in range(answers)]
-        browser.close()
-    return times
+        return [painted_ms(page, number) for number in range(answers)]
 
 
 async def rate(session: aiohttp.ClientSession, base_url: str, seconds: float) -> float:
@@ -115,12 +107,6 @@ def memory_mb(instance: Instance) -> dict[str, float]:
     }
 
 
-def new_key(instance: Instance) -> str:
-    who = ["--email", "load@example.org"]
-    run_platform_command(instance.data, ["create_user", *who, "--password-stdin"], "correct horse battery")
-    return run_platform_command(instance.data, ["create_token", *who, "--name", "load"]).strip()
-
-
 def measure(folder: Path, answers: int, seconds: float) -> str:
     with (
         FakeUpstream(models=[_MODEL], tokens=_TOKENS) as upstream,
@@ -132,7 +118,7 @@ def measure(folder: Path, answers: int, seconds: float) -> str:
         painted = enter_to_word(instance.address, answers)
         upstream.control(tokens_per_second=_PACE)
         token = (instance.data.secrets / "internal-token").read_text().strip()
-        key = new_key(instance)
+        key = make_key(instance, "load@example.org")
         direct, ours = asyncio.run(rates(upstream.base_url, f"{instance.address}/v1", key, token, seconds))
     rows = [
         ["Enter to the first painted word, p50", f"{statistics.median(painted):.0f} ms", "at most 100 ms"],

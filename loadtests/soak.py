@@ -276,12 +276,13 @@ def second_gateway(instance: Instance) -> Iterator[tuple[str, int]]:
 
 
 def make_keys(instance: Instance) -> list[str]:
-    keys = []
-    for number in range(_USERS):
-        email = f"user{number}@example.org"
-        run_platform_command(instance.data, ["create_user", "--email", email, "--password-stdin"], PASSWORD)
-        keys.append(run_platform_command(instance.data, ["create_token", "--email", email, "--name", "soak"]).strip())
-    return keys
+    return [make_key(instance, f"user{number}@example.org") for number in range(_USERS)]
+
+
+def make_key(instance: Instance, email: str) -> str:
+    """The API key of a new user."""
+    run_platform_command(instance.data, ["create_user", "--email", email, "--password-stdin"], PASSWORD)
+    return run_platform_command(instance.data, ["create_token", "--email", email, "--name", "load"]).strip()
 
 
 async def soak_all(instance: Instance, upstream: FakeUpstream, options: argparse.Namespace) -> tuple[Soak, list[str]]:

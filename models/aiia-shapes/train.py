@@ -1,9 +1,9 @@
 """Trains the pipeline from nothing on one core: python train.py --out FOLDER [--minutes-vae 12] [--minutes 40]
 
-First the VAE on pictures alone; then the text encoder, which learns to say at each of its places what the words have
-named so far; then the UNet on the latents of the one and the sentences of the other. Time is given, not steps, so that
-the learning rate comes to its end wherever this runs. What --out holds is a whole diffusers pipeline once the UNet has
-begun, refreshed every other minute; started again, this goes on from it.
+First the VAE on pictures alone; then the text encoder, which learns to say at a sentence's end what it names; then the
+UNet on the latents of the one and the sentences of the other. For the VAE and the UNet time is given, not steps, so
+that the learning rate comes to its end wherever this runs. What --out holds is a whole diffusers pipeline once the UNet
+has begun, refreshed every other minute; started again, this goes on from it.
 """
 
 import argparse
@@ -130,10 +130,10 @@ class Clock:
         return self.peak * min(1.0, (step + 1) / 100) * (FAR_FROM_DONE + (1 - FAR_FROM_DONE) * fall)
 
 
-def train_vae(minutes: float, seen: list[Scene], random: Random) -> AutoencoderKL:
+def train_vae(minutes: float, known: list[Scene], random: Random) -> AutoencoderKL:
     vae = new_vae()
     optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=1e-4)
-    pool = pixels([draw(random.choice(seen), random) for _ in range(1500)])
+    pool = pixels([draw(random.choice(known), random) for _ in range(1500)])
     clock, step, last = Clock(minutes, 3e-3), 0, time.monotonic()
     while clock.share < 1:
         # Quarters of pictures first: the same edges and colours at a quarter of the work.

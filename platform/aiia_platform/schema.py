@@ -40,6 +40,23 @@ REFUSALS = {
     "404": "Not there, or not yours",
     "429": "Too many requests, or the day's share is used up; `Retry-After` says when",
 }
+
+
+def _events(example: str) -> dict[str, Any]:
+    """The responses of a stream of events."""
+    content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+    return {"200": {"description": "Events", "content": content}}
+
+
+def _resumes(kind: str, what: str) -> list[dict[str, Any]]:
+    """The parameters with which a stream goes on; `what` is of this type."""
+    schema = {"type": kind}
+    return [
+        {"name": "after", "in": "query", "schema": schema, "description": f"Go on after this {what}"},
+        {"name": "Last-Event-ID", "in": "header", "schema": schema, "description": "The same"},
+    ]
+
+
 #: Endpoints that are streams of events, which are not the framework's.
 STREAMS: dict[str, Any] = {
     "/api/models/events/": {
@@ -52,21 +69,8 @@ STREAMS: dict[str, Any] = {
                 "With `Accept: application/json` what there is comes at once, and ends."
             ),
             "tags": ["models"],
-            "parameters": [
-                {"name": "after", "in": "query", "schema": {"type": "integer"}, "description": "Go on after this `n`"},
-                {"name": "Last-Event-ID", "in": "header", "schema": {"type": "integer"}, "description": "The same"},
-            ],
-            "responses": {
-                "200": {
-                    "description": "Events",
-                    "content": {
-                        "text/event-stream": {
-                            "schema": {"type": "string"},
-                            "example": 'id: 7\nevent: model\ndata: {"n": 7, "model": "qwen3-8b", "state": "ready"}\n\n',
-                        }
-                    },
-                }
-            },
+            "parameters": _resumes("integer", "`n`"),
+            "responses": _events('id: 7\nevent: model\ndata: {"n": 7, "model": "qwen3-8b", "state": "ready"}\n\n'),
         }
     },
     "/api/chats/{chat_id}/messages/{message_id}/events/": {
@@ -89,23 +93,12 @@ STREAMS: dict[str, Any] = {
                     {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
                     for name in ("chat_id", "message_id")
                 ),
-                {"name": "after", "in": "query", "schema": {"type": "string"}, "description": "Go on after this id"},
-                {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}, "description": "The same"},
+                *_resumes("string", "id"),
             ],
-            "responses": {
-                "200": {
-                    "description": "Events",
-                    "content": {
-                        "text/event-stream": {
-                            "schema": {"type": "string"},
-                            "example": (
-                                'event: status\ndata: {"phase":"queued","position":3,"eta_s":12}\n\n'
-                                'id: 1.9.0.7f3a21bc\nevent: text\ndata: {"at":0,"text":"The Forum"}\n\n'
-                            ),
-                        }
-                    },
-                }
-            },
+            "responses": _events(
+                'event: status\ndata: {"phase":"queued","position":3,"eta_s":12}\n\n'
+                'id: 1.9.0.7f3a21bc\nevent: text\ndata: {"at":0,"text":"The Forum"}\n\n'
+            ),
         }
     },
 }

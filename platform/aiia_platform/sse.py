@@ -6,13 +6,18 @@ from contextlib import aclosing
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
-from django.http import StreamingHttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
 
 
 def frame(event: str, data: object, place: object = None) -> str:
     """One event. `place` is its id: what a reader that comes back has."""
     head = f"id: {place}\n" if place is not None else ""
     return f"{head}event: {event}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def resumed(request: HttpRequest) -> str:
+    """The id after which a reader goes on; empty at the beginning."""
+    return request.headers.get("Last-Event-ID") or request.GET.get("after", "")
 
 
 def response(frames: AsyncGenerator[str]) -> StreamingHttpResponse:

@@ -39,12 +39,9 @@ def gauge(message: Message | None) -> dict[str, Any]:
     if message is None or generation is None or generation.is_active:
         return {}
     limit = Sent.objects.filter(generation=generation).values_list("limit", flat=True).first()
-    found = Gauge(min(used, limit), limit) if limit and (used := _used(generation)) else None
+    used = generation.prompt_tokens + generation.completion_tokens
+    found = Gauge(min(used, limit), limit) if limit and used else None
     return {"measured": message, "gauge": found}
-
-
-def _used(generation: Any) -> int:
-    return int(generation.prompt_tokens + generation.completion_tokens)
 
 
 @signed_in
@@ -55,8 +52,10 @@ def show(request: SignedInRequest, message_id: UUID) -> HttpResponse:
     generation = getattr(message, "generation", None)
     if generation is None:
         raise Http404
-    shown = gauge(message)
-    if (name := request.GET.get("model", "")) != generation.model:
+    name = request.GET.get("model", "")
+    if name == generation.model:
+        shown = gauge(message)
+    else:
         model = next((model for model in list_models_sync() if model.id == name), None)
         shown = {"measured": message, "gauge": _measure(message, model) if model else None}
     return render(request, "components/gauge.html", shown)

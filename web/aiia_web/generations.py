@@ -77,7 +77,7 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
     parts = stream(
         follow(generation_id),
         model=generation.model,
-        position=Position.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", "")),
+        position=Position.parse(sse.resumed(request)),
         finish=partial(in_db, finish),
     )
     return sse.response(body())

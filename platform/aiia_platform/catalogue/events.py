@@ -27,7 +27,7 @@ async def events(request: HttpRequest) -> HttpResponseBase:
     `Last-Event-ID`, or `?after=`, goes on from there; without either, what the manager still remembers comes first.
     Who accepts JSON alone gets `{"last": n, "events": […]}`, which ends.
     """
-    given = request.headers.get("Last-Event-ID") or request.GET.get("after", "0")
+    given = sse.resumed(request)
     after = int(given) if given.isdecimal() else 0
     try:
         await caller(request)

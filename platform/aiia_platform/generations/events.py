@@ -37,7 +37,7 @@ async def events(request: HttpRequest, chat_id: UUID, message_id: UUID) -> HttpR
             raise Problem(404, "Not found", "No such answer.")
     except Problem as refusal:
         return refusal.response()
-    position = Position.parse(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
+    position = Position.parse(sse.resumed(request))
     return sse.response(_frames(generation_id, position))
 
 

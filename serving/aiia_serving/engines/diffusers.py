@@ -14,8 +14,9 @@ def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
     """See ``aiia_serving.engines.application``."""
     options = document.spec.diffusers or DiffusersOptions()
     pipelines = {document.id: _pipeline(store.folder(document, cache), options, cache)}
-    pipelines |= {model.name: _pipeline(store.adapter_folder(model.source, cache), model, cache)
-                  for model in options.models}  # fmt: skip
+    pipelines |= {
+        model.name: _pipeline(store.adapter_folder(model.source, cache), model, cache) for model in options.models
+    }
     return deployment.application(
         document,
         "aiia_serving.engines.diffusers:build",

@@ -71,6 +71,7 @@ class Holdings:
                 for one in answer.models
             }
             now = time.monotonic()
-            known = {replica: heard for replica, heard in self._heard.get(name, {}).items()
-                     if now - heard[0] < _REMEMBERED_S}  # fmt: skip
+            known = {
+                replica: heard for replica, heard in self._heard.get(name, {}).items() if now - heard[0] < _REMEMBERED_S
+            }
             self._heard[name] = known | {answer.replica: (now, models)}
