@@ -1,10 +1,10 @@
 """ControlNets of a model, and what makes their images from ordinary ones."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiia_serving.images.parts import Parts, weight_files
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
@@ -14,22 +14,12 @@ if TYPE_CHECKING:
     from aiia_serving.images.families import Family
 
 
-class Controls:
-    """ControlNets by their name in the Model document, loaded on first use."""
+class Controls(Parts[Any]):
+    """ControlNets."""
 
     def __init__(self, files: Mapping[str, Path], family: "Family") -> None:
-        self._files = dict(files)
+        super().__init__(files)
         self._class = family.control_class
-        self._loaded: dict[str, Any] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._files)
-
-    @property
-    def loaded(self) -> list[Any]:
-        return list(self._loaded.values())
 
     def check(self, name: str, param: str) -> None:
         """Raises ImageProblem unless there is such a ControlNet and its file is whole."""
@@ -39,20 +29,12 @@ class Controls:
                 f"There is no ControlNet '{name}'. ControlNets here: {known}.", code="unknown_control", param=param
             )
         if name not in self._loaded:
-            for file in _weights(self._files[name]):
+            for file in weight_files(self._files[name]):
                 tensors(file)
 
     def get(self, name: str, dtype: Any, device: Any) -> Any:
         """The ControlNet's module. Raises ImageProblem if its files are no ControlNet of the family."""
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = self._load(name, dtype, device)
-            return self._loaded[name]
-
-    def drop(self) -> None:
-        """Forgets those that are loaded; the next use loads again."""
-        with self._lock:
-            self._loaded.clear()
+        return self._once(name, lambda: self._load(name, dtype, device))
 
     def _load(self, name: str, dtype: Any, device: Any) -> Any:
         import diffusers
@@ -75,15 +57,6 @@ class Controls:
                 param="control",
                 status=422,
             ) from error
-
-
-def _weights(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("*.safetensors"))
-    if not found:
-        raise ImageProblem(f"{path.name} holds no safetensors file.", code="bad_weights", status=422)
-    return found
 
 
 def _canny(image: "Image") -> "Image":

@@ -1,10 +1,9 @@
 """Depth images by models of transformers, such as Depth Anything and DPT, for ControlNets that follow depth."""
 
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiia_serving.images.parts import Parts
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
@@ -12,17 +11,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Depths:
-    """Depth models by their name in the Model document, loaded on first use."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = dict(files)
-        self._loaded: dict[str, tuple[Any, Any]] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._files)
+class Depths(Parts[tuple[Any, Any]]):
+    """Depth models: each what prepares its images, and its module."""
 
     @property
     def loaded(self) -> list[Any]:
@@ -42,7 +32,7 @@ class Depths:
         import torch
         from PIL import Image
 
-        processor, module = self._get(name, dtype, device)
+        processor, module = self._once(name, lambda: _load(name, self._files[name], dtype, device))
         given = processor(images=picture, return_tensors="pt")["pixel_values"].to(device=device, dtype=dtype)
         with torch.no_grad():
             found = module(pixel_values=given).predicted_depth[:, None].float()
@@ -50,12 +40,6 @@ class Depths:
         depth = torch.nn.functional.interpolate(found, size=size, mode="bicubic", align_corners=False)[0, 0]
         depth = (depth - depth.min()) / (depth.max() - depth.min()).clamp(min=1e-8)
         return Image.fromarray((depth * 255).round().to(torch.uint8).cpu().numpy()).convert("RGB")
-
-    def _get(self, name: str, dtype: Any, device: Any) -> tuple[Any, Any]:
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = _load(name, self._files[name], dtype, device)
-            return self._loaded[name]
 
 
 def _load(name: str, folder: Path, dtype: Any, device: Any) -> tuple[Any, Any]:

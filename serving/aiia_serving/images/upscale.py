@@ -3,13 +3,13 @@
 import importlib.machinery
 import importlib.util
 import sys
-import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiia_serving.images.parts import Parts
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
@@ -25,17 +25,12 @@ MAX_PIXELS = 40_000_000
 TileDone = Callable[[int, int], None]
 
 
-class Upscalers:
-    """Upscaler models by their name in the Model document, loaded on first use; ``lanczos`` is always there."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = dict(files)
-        self._loaded: dict[str, Any] = {}
-        self._lock = threading.Lock()
+class Upscalers(Parts[Any]):
+    """Upscaler models; ``lanczos`` is always there."""
 
     @property
     def names(self) -> list[str]:
-        return [*sorted(self._files), LANCZOS]
+        return [*super().names, LANCZOS]
 
     @property
     def default(self) -> str:
@@ -76,16 +71,8 @@ class Upscalers:
         made = _upscaled(self._get(name), image, device, done)
         return made if made.size == size else made.resize(size, Image.Resampling.LANCZOS)
 
-    def drop(self) -> None:
-        """Forgets those that are loaded; the next use loads again."""
-        with self._lock:
-            self._loaded.clear()
-
     def _get(self, name: str) -> Any:
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = _load(name, self._files[name])
-            return self._loaded[name]
+        return self._once(name, lambda: _load(name, self._files[name]))
 
 
 def _load(name: str, path: Path) -> Any:
