@@ -53,6 +53,11 @@ def test_a_fragment_brings_both_messages_and_a_fresh_id(fragment: Client) -> Non
     assert 'id="message-id"' in html
     assert form["message_id"] not in html.split('id="message-id"')[1]
     assert "<html" not in html
+    Generation.objects.update(state=Generation.State.DONE)
+    where = {"HX-Current-URL": f"http://testserver/chats/{chat_id}/"}
+    again = fragment.post(f"/chats/{chat_id}/messages/", _form(), headers=where)
+    assert again.status_code == 200
+    assert "HX-Push-Url" not in again
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The ASGI application: Django, and in front of it what configuration mounts under `/v1`."""
 
+import gc
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
 import django
 from django.core.asgi import get_asgi_application
+from django.urls import get_resolver
 from django.utils.module_loading import import_string
 
 Scope = MutableMapping[str, Any]
@@ -36,7 +38,12 @@ def _application() -> App:
 
     # Django names its messages more narrowly than servers do.
     site = cast(App, get_asgi_application())
-    return mount(site, import_string(config().gateway_app.replace(":", "."))) if config().gateway_app else site
+    gateway = import_string(config().gateway_app.replace(":", ".")) if config().gateway_app else None
+    get_resolver().url_patterns  # noqa: B018  # loads the views
+    # What is loaded stays. Looking through all of it for garbage would hold up an answer for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    return mount(site, gateway) if gateway else site
 
 
 application = _application()

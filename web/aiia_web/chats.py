@@ -144,19 +144,20 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
         return _refuse(request, chat_id, 422, error.messages[0])
     except ChatBusy:
         return _refuse(request, chat_id, 409, "An answer is being written. Wait for it or stop it, then send again")
-    chat = Chat.objects.get(pk=chat_id)
     if not is_fragment(request):
         return redirect(f"{reverse('chat', args=[chat_id])}#end")
     answer = generation.message
     context = {
-        "chat": chat,
-        "question": Message.objects.get(children=answer),
+        "chat": answer.chat,
+        "question": answer.parent,
         "answer": answer,
         "message_id": uuid4(),
         "after": answer.pk,
     }
     response = render(request, "chats/sent.html", context)
-    response["HX-Push-Url"] = reverse("chat", args=[chat_id])
+    address = reverse("chat", args=[chat_id])
+    if request.htmx.current_url_abs_path != address:
+        response["HX-Push-Url"] = address
     return response
 
 

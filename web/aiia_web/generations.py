@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
@@ -39,10 +40,9 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
 
     `Last-Event-ID`, or `after` for a page that was rendered with a part of the answer, says what is already shown.
     """
-    user = await request.auser()
-    if not isinstance(user, User):
+    user, generation = await sync_to_async(_reader)(request, generation_id)
+    if user is None:
         return HttpResponse("Log in to follow this answer.", status=401, content_type="text/plain; charset=utf-8")
-    generation = await _of(user).filter(pk=generation_id).afirst()
     if generation is None:
         raise Http404
 
@@ -81,6 +81,14 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
         finish=partial(in_db, finish),
     )
     return sse.response(body())
+
+
+def _reader(request: HttpRequest, generation_id: UUID) -> tuple[User | None, Generation | None]:
+    """Who asks, and the answer where it is theirs: together, since each way into the database takes its time."""
+    user = request.user
+    if not isinstance(user, User):
+        return None, None
+    return user, _of(user).filter(pk=generation_id).first()
 
 
 def _parts(request: HttpRequest, generation: Generation | None) -> dict[str, str]:

@@ -123,7 +123,9 @@ class Afterword(models.Model):
         """Void what is being made for a chat, because it goes on or goes away. Call inside a transaction."""
         pending = cls.objects.pending().filter(generation__message__chat=chat)
         ids = list(pending.values_list("pk", flat=True))
-        pending.update(state=cls.State.VOID)
+        if not ids:
+            return
+        cls.objects.pending().filter(pk__in=ids).update(state=cls.State.VOID)
         with connection.cursor() as cursor:
             for pk in ids:
                 cursor.execute("SELECT pg_notify(%s, %s)", [STOP_CHANNEL, str(pk)])

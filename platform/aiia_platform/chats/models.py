@@ -164,6 +164,7 @@ class Chat(models.Model):
             own = user.choices.for_new_chats | dict(settings or {})
             cls.objects.get_or_create(id=chat_id, defaults=defaults | _settings(own))
             chat = cls.objects.of(user).select_for_update().get(id=chat_id)
+            chat.user = user
             known = Message.objects.filter(id=message_id).first()
             if known:
                 if known.chat_id != chat.id or known.role != Message.Role.USER:

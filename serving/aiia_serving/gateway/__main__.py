@@ -1,9 +1,11 @@
 """``python -m aiia_serving gateway``: the gateway as a process of its own."""
 
+import gc
 import os
 
 import uvicorn
 
+from aiia_serving.gateway.app import app
 from aiia_serving.logs import configure_logging
 from aiia_serving.tracing import configure_tracing
 
@@ -11,8 +13,11 @@ from aiia_serving.tracing import configure_tracing
 def main() -> None:
     configure_logging()
     configure_tracing("gateway")
+    # What is loaded stays. Looking through all of it for garbage would hold up every answer that is being relayed.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
-        "aiia_serving.gateway.app:app",
+        app,
         host=os.environ.get("AIIA_HOST", "127.0.0.1"),
         port=int(os.environ.get("AIIA_PORT", "8000")),
         access_log=False,

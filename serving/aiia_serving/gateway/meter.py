@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 STREAM = "aiia:usage"
 _BATCH = 200
+# So that many requests' records go together; the copy in Redis does not wait for it.
+_GATHER_S = 0.2
 _RETRY_S = 1.0
 _ADOPT_EVERY_S = 5.0
 # By then the gateway that wrote a copy has sent the record, or is dead, or the platform is away.
@@ -94,6 +96,8 @@ class Meter:
 
     async def _deliver(self) -> None:
         while True:
+            if len(self._held) < _BATCH and not self._closing:
+                await asyncio.sleep(_GATHER_S)
             delivered = False
             try:
                 delivered = await self._deliver_once()

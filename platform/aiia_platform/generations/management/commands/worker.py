@@ -1,6 +1,7 @@
 """`python -m aiia_platform worker`: run durable jobs."""
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -47,6 +48,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         configure_tracing("worker")
+        # What is loaded stays. Looking through all of it for garbage would hold up every answer that is being written.
+        gc.collect()
+        gc.freeze()
         with app.replace_connector(app.connector.get_worker_connector()) as worker_app:  # type: ignore[attr-defined]
             uvloop.run(work(worker_app))
 
