@@ -19,7 +19,7 @@ from aiia_platform.generations.models import ChatBusy, Generation
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.afterwords import follow_ups
 from aiia_web.catalogue import Picker
-from aiia_web.fragments import is_fragment
+from aiia_web.fragments import is_at, is_fragment
 from aiia_web.gauge import gauge
 from aiia_web.unsent import kept, owner
 
@@ -156,7 +156,7 @@ def send(request: SignedInRequest, chat_id: UUID) -> HttpResponse:
     }
     response = render(request, "chats/sent.html", context)
     address = reverse("chat", args=[chat_id])
-    if request.htmx.current_url_abs_path != address:
+    if not is_at(request, address):
         response["HX-Push-Url"] = address
     return response
 

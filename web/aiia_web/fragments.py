@@ -13,6 +13,12 @@ def is_fragment(request: HttpRequest) -> bool:
     return bool(htmx) and not htmx.history_restore_request
 
 
+def is_at(request: HttpRequest, address: str) -> bool:
+    """Whether the page that asks for a fragment has this address already."""
+    htmx: Any = getattr(request, "htmx", None)
+    return bool(htmx) and htmx.current_url_abs_path == address
+
+
 def toast(request: HttpRequest, status: int, text: str, *, href: str = "") -> HttpResponse:
     """An error as a notice at the edge of the page, whatever the request was to replace."""
     context = {"text": text, "level": "error", "href": reverse(href) if href else ""}
