@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="address of a running aiia that is open for registration")
     url = parser.parse_args().url
-    if url:
-        sys.exit(0 if report(url.rstrip("/")) else 1)
-    with instance() as own:
-        sys.exit(0 if report(own) else 1)
+    with nullcontext(url.rstrip("/")) if url else instance() as address:
+        is_within = report(address)
+    sys.exit(0 if is_within else 1)
 
 
 if __name__ == "__main__":
