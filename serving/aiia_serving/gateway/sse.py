@@ -47,12 +47,12 @@ class FrameBuffer:
 
 def is_done(frames: bytes) -> bool:
     """Whether whole ``frames`` end with OpenAI's end mark."""
-    return _DONE_AT_END.search(frames[-24:]) is not None
+    return b"[DONE]" in frames[-24:] and _DONE_AT_END.search(frames[-24:]) is not None
 
 
 def has_error(frames: bytes) -> bool:
     """Whether one of the whole ``frames`` is OpenAI's error object. Text never matches: JSON escapes its quotes."""
-    return any(error in frames for error in _ERRORS)
+    return b'{"error"' in frames and any(error in frames for error in _ERRORS)
 
 
 def without_done(frames: bytes) -> bytes:
