@@ -1,8 +1,12 @@
 """What the gateway costs: one fake model asked directly, through a bare TCP relay and through the gateway, in one run.
 
 ``python -m loadtests.overhead [--write]`` measures at 1, 16 and 64 streams and prints a table; ``--write`` puts it into
-docs/benchmarks.md. Time to first token is the client's, from sending a request to the first byte of a token's frame.
-CPU is what the operating system counted for a process, divided by the tokens that went through it.
+docs/benchmarks.md. Streams are independent of each other, so that each token wakes every process on its way; or in
+step, as those of one model are, whose batch has all its next tokens at once. Back to back are answers of one token,
+each asked for when the last has ended, so that no process has slept meanwhile.
+
+Time to first token is the client's, from sending a request to the first byte of a token's frame. CPU is what the
+operating system counted for a process, divided by the tokens that went through it.
 """
 
 import argparse
@@ -41,6 +45,7 @@ class Way:
 
     base_url: str
     pid: int | None = None
+    tokens: int = _TOKENS
     first_token_s: list[float] = field(default_factory=list)
     cpu_s: float = 0
 
@@ -50,7 +55,7 @@ class Way:
 
     @property
     def cpu_us_per_token(self) -> float:
-        return self.cpu_s / (len(self.first_token_s) * _TOKENS) * 1e6
+        return self.cpu_s / (len(self.first_token_s) * self.tokens) * 1e6
 
     def cpu_now(self) -> float:
         if self.pid is None:
@@ -63,7 +68,7 @@ class Way:
 class Level:
     """All ways at one number of concurrent streams."""
 
-    streams: int
+    streams: str
     direct: Way
     bare: Way
     gateway: Way
@@ -76,7 +81,7 @@ class Level:
 
     def row(self) -> str:
         cells = [
-            str(self.streams),
+            self.streams,
             str(len(self.direct.first_token_s)),
             *(f"{way.percentile_ms(50):.2f} / {way.percentile_ms(99):.2f}" for way in (self.direct, self.gateway)),
             f"{self.added_ms:.2f}",
@@ -112,12 +117,12 @@ async def first_token_s(session: aiohttp.ClientSession, base_url: str) -> float:
     return first
 
 
-async def measure(streams: int, rounds: int, urls: Sequence[tuple[str, int | None]]) -> Level:
+async def measure(
+    name: str, streams: int, rounds: int, urls: Sequence[tuple[str, int | None]], *, tokens: int = _TOKENS
+) -> Level:
     """``rounds`` of answers over every way in ``streams`` workers, of which a part is on each way at any time."""
-    ways = [Way(url, pid) for url, pid in urls]
-    # Servers close connections that idle for 5 s.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    ways = [Way(url, pid, tokens) for url, pid in urls]
+    async with _session() as session:
 
         async def worker(number: int) -> list[list[float]]:
             # Spread over the time of one token, as independent readers are.
@@ -137,7 +142,24 @@ async def measure(streams: int, rounds: int, urls: Sequence[tuple[str, int | Non
                 way.first_token_s += measured
         for way, cpu in zip(ways, before, strict=True):
             way.cpu_s = way.cpu_now() - cpu
-    return Level(streams, *ways)
+    return Level(name, *ways)
+
+
+async def measure_in_step(name: str, streams: int, rounds: int, urls: Sequence[tuple[str, int | None]]) -> Level:
+    """``rounds`` of answers over every way in turns, all ``streams`` of them begun at once."""
+    ways = [Way(url, pid) for url, pid in urls]
+    async with _session() as session:
+        for way in ways * rounds:
+            await first_token_s(session, way.base_url)
+            cpu = way.cpu_now()
+            way.first_token_s += await asyncio.gather(*(first_token_s(session, way.base_url) for _ in range(streams)))
+            way.cpu_s += way.cpu_now() - cpu
+    return Level(name, *ways)
+
+
+def _session() -> aiohttp.ClientSession:
+    # Servers close connections that idle for 5 s.
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2))
 
 
 @contextmanager
@@ -169,9 +191,12 @@ async def measure_all(rounds: int) -> list[Level]:
         control.wait_seen()
         urls = [(upstream.base_url, None), bare, (gateway.base_url, gateway.pid)]
         upstream.control(tokens_per_second=_TOKENS_PER_SECOND_ALONE)
-        levels = [await measure(1, rounds * 12, urls)]
-        upstream.control(tokens_per_second=_TOKENS_PER_SECOND)
-        levels += [await measure(streams, rounds, urls) for streams in (16, 64)]
+        levels = [await measure("1", 1, rounds * 12, urls)]
+        upstream.control(tokens=1)
+        levels.append(await measure("1, back to back", 1, rounds * 200, urls, tokens=1))
+        upstream.control(tokens=_TOKENS, tokens_per_second=_TOKENS_PER_SECOND)
+        levels += [await measure(str(streams), streams, rounds, urls) for streams in (16, 64)]
+        levels.append(await measure_in_step("64, in step", 64, rounds, urls))
         return levels
 
 
