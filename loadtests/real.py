@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from tests.serving.test_vllm import Stack
 
 MODEL = "bench"
+_BUSY = 20
 _DOCUMENT = """
 apiVersion: aiia.dev/v1
 kind: Model
@@ -39,6 +42,9 @@ def real_model(slots: int) -> Iterator[tuple[str, str]]:
         stack.start("manager")
         try:
             stack.wait_state(lambda models: models.get(MODEL, {}).get("state") == "ready", 400)
+            # What a replica has made beside it, for the next one, takes a processor for a while.
+            while psutil.cpu_percent(interval=2) > _BUSY:
+                pass
             yield MODEL, stack.manager_url
         finally:
             for role in list(stack.roles):

@@ -95,7 +95,8 @@ class Bootstrap:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [str(self.root / "aiia"), *arguments],
+            # As in a terminal: a shell that inherits an ignored signal cannot listen to it.
+            ["/usr/bin/env", "--default-signal=INT", str(self.root / "aiia"), *arguments],
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

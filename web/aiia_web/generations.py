@@ -46,7 +46,10 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
     if generation is None:
         raise Http404
 
+    more = False
+
     def finish() -> dict[str, Any]:
+        nonlocal more
         ended = _of(user).filter(pk=generation_id).first()
         # A chat may be deleted while somebody reads it.
         footer = render_to_string("components/footer.html", {"message": ended.message}, request) if ended else ""
@@ -69,7 +72,7 @@ async def events(request: HttpRequest, generation_id: UUID) -> HttpResponseBase:
             async with aclosing(parts):
                 async for part in parts:
                     yield part
-            if await Afterword.objects.filter(pk=generation_id).aexists():
+            if more:
                 async for _ in settled(generation_id):
                     yield sse.frame("ping", {})
                 yield sse.frame("afterword", await in_db(afterword))
