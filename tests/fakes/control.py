@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -26,6 +27,7 @@ class FakeControl:
         self._closed = False
         self.verifications = 0
         self._usage: dict[str, dict[str, Any]] = {}
+        self._forgotten = datetime.min.replace(tzinfo=UTC)
         self.usage_deliveries = 0
         control = self
 
@@ -125,8 +127,10 @@ class FakeControl:
             return list(self._usage.values())
 
     def forget_usage(self) -> None:
+        """Of all requests that have begun, also where their records are still to come."""
         with self._changed:
             self._usage.clear()
+            self._forgotten = datetime.now(UTC)
 
     def _take_usage(self, body: dict[str, Any], headers: Message) -> tuple[int, Any]:
         if headers.get("Authorization") != f"Bearer {INTERNAL_TOKEN}":
@@ -134,7 +138,8 @@ class FakeControl:
         with self._changed:
             for record in body["records"]:
                 # As the platform does: a record that is there is not replaced.
-                self._usage.setdefault(record["request_id"], record)
+                if datetime.fromisoformat(record["started_at"]) >= self._forgotten:
+                    self._usage.setdefault(record["request_id"], record)
                 self.usage_deliveries += 1
             self._changed.notify_all()
         return 204, None
