@@ -50,6 +50,8 @@ class Config(BaseSettings):
         "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
         ":/usr/share/fonts/google-noto-sans-cjk-fonts/NotoSansCJK-Regular.ttc"
     )
+    #: Registrations from one address, as django-allauth writes its rates.
+    signup_rate: str = "20/m/ip"
     #: Generations that one worker runs at the same time.
     worker_concurrency: int = 100
 

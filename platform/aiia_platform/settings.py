@@ -137,6 +137,7 @@ ACCOUNT_EMAIL_NOTIFICATIONS = True
 # It wants every way to log in to be a required field; here one of the two is enough, which SignupForm sees to.
 SILENCED_SYSTEM_CHECKS = ["account.W001"]
 ACCOUNT_LOGOUT_ON_GET = False
+ACCOUNT_RATE_LIMITS = {"signup": _config.signup_rate}
 ACCOUNT_SESSION_REMEMBER = True
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True

@@ -65,7 +65,8 @@ class Site:
     @property
     def _env(self) -> dict[str, str]:
         own = {"AIIA_GATEWAY_URL": self.gateway.url, "AIIA_HOST": "127.0.0.1", "AIIA_PORT": str(self._port)}
-        return {**os.environ, **self._databases, **own}
+        # Each test registers somebody.
+        return {**os.environ, **self._databases, **own, "AIIA_SIGNUP_RATE": "1000/m/ip"}
 
     def _start(self, role: str, *module: str, **environment: str) -> None:
         with self.log.open("ab") as log:
