@@ -68,7 +68,7 @@ class Way:
 class Level:
     """All ways at one number of concurrent streams."""
 
-    streams: str
+    name: str
     direct: Way
     bare: Way
     gateway: Way
@@ -81,7 +81,7 @@ class Level:
 
     def row(self) -> str:
         cells = [
-            self.streams,
+            self.name,
             str(len(self.direct.first_token_s)),
             *(f"{way.percentile_ms(50):.2f} / {way.percentile_ms(99):.2f}" for way in (self.direct, self.gateway)),
             f"{self.added_ms:.2f}",

