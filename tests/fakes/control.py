@@ -137,8 +137,8 @@ class FakeControl:
             return 401, {}
         with self._changed:
             for record in body["records"]:
-                # As the platform does: a record that is there is not replaced.
                 if datetime.fromisoformat(record["started_at"]) >= self._forgotten:
+                    # As the platform does: a record that is there is not replaced.
                     self._usage.setdefault(record["request_id"], record)
                 self.usage_deliveries += 1
             self._changed.notify_all()
