@@ -18,7 +18,8 @@ Open = Callable[..., Page]
 
 def last_mail(to: str) -> str:
     """The newest mail to an address, which the server wrote into a file."""
-    found = [text for file in sorted((ROOT / "data/mail").iterdir()) if f"To: {to}" in (text := file.read_text())]
+    files = sorted((ROOT / "data/mail").iterdir(), key=lambda file: file.stat().st_mtime_ns)  # names tell seconds only
+    found = [text for file in files if f"To: {to}" in (text := file.read_text())]
     return found[-1]
 
 
