@@ -8,6 +8,13 @@ from aiia_serving.catalogue.options import DiffusersOptions, PipelineOptions
 from aiia_serving.engines import deployment, store
 
 _LONGEST_ANSWER_S = 3600
+_ENVIRONMENT = {
+    # Freed pieces of different sizes are joined again, as images of several sizes need.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+    # On a processor, each image would ask the system for its larger tensors' memory and give it back.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024),
+}
 
 
 def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
@@ -23,8 +30,7 @@ def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
         {"pipelines": pipelines, "options": options.model_dump(include={"batch_size", "memory_gb", "threads"})},
         threads=options.threads,
         longest_answer_s=_LONGEST_ANSWER_S,
-        # Freed pieces of different sizes are joined again, as images of several sizes need.
-        environment={"PYTORCH_ALLOC_CONF": "expandable_segments:True"},
+        environment=_ENVIRONMENT,
     )
 
 

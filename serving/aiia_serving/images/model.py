@@ -1,7 +1,7 @@
 """An image model in memory: shared components, and what was added to them."""
 
-import threading
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from functools import cached_property
 from math import lcm
 from typing import Any
@@ -48,7 +48,7 @@ class Model:
         self.upscalers = upscalers
         self.depths = depths
         self._config = dict(config)
-        self._lock = threading.Lock()
+        self._schedulers: dict[str, Any] = {}
 
     @cached_property
     def pipe(self) -> Any:
@@ -113,6 +113,19 @@ class Model:
     def counts_down(self) -> bool:
         """Whether the pipelines round a strength's steps down, as those of the diffusion families do; else up."""
         return self.family.prompts in ("clip", "clip-pair")
+
+    def scheduler(self, name: str | None = None) -> Any:
+        """A new scheduler: the model's own with what the family's entry of that name, else the default's, changes."""
+        name = name or self.family.defaults.scheduler
+        if name not in self._schedulers:
+            import diffusers
+
+            own = self.components["scheduler"]
+            entry = self.family.schedulers[name]
+            made = getattr(diffusers, entry.class_name) if entry.class_name else type(own)
+            self._schedulers[name] = made.from_config(own.config, **entry.options)
+        # Making one from its configuration takes several times as long.
+        return deepcopy(self._schedulers[name])
 
     def pipeline(self, kind: Kind, controls: list[Any], scheduler: Any) -> Any:
         """A new pipeline object over the shared components, with its own scheduler and these ControlNets' modules."""

@@ -172,7 +172,7 @@ class Batch:
     def _pipeline(self) -> Any:
         model = self.model
         nets = [model.controls.get(control.name, model.dtype, model.device) for control in self._job.control]
-        return model.pipeline(self._kind, nets, scheduler(model, self._job.scheduler))
+        return model.pipeline(self._kind, nets, model.scheduler(self._job.scheduler))
 
     def _prompts(self) -> dict[str, Any]:
         import torch
@@ -242,16 +242,6 @@ class Batch:
         return [self.model.upscalers.run(name, source, size, self.model.device, done)]
 
 
-def scheduler(model: Model, name: str | None) -> Any:
-    """A new scheduler: the model's own with what the family's entry changes."""
-    import diffusers
-
-    own = model.components["scheduler"]
-    entry = model.family.schedulers[name or model.family.defaults.scheduler]
-    made = getattr(diffusers, entry.class_name) if entry.class_name else type(own)
-    return made.from_config(own.config, **entry.options)
-
-
 def _texts(job: Job, model: Model) -> tuple[str, str | None]:
     """The prompt, and the negative one if there is a pass for it."""
     if model.guided:
@@ -271,7 +261,7 @@ def _kind(job: Job) -> Kind:
 
 def _steps(job: Job, model: Model) -> int:
     steps = settled(job.steps)
-    own = scheduler(model, job.scheduler)
+    own = model.scheduler(job.scheduler)
     _divisible(own, job, model)
     if _kind(job) != "generate":
         strength = settled(job.strength)

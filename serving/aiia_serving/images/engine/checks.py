@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiia_serving.images.engine.gate import Turn
+from aiia_serving.images.model import Model
 
 _current = threading.local()
 
@@ -20,12 +21,12 @@ def watched(turn: Turn) -> Iterator[None]:
         _current.turn = None
 
 
-def install(components: dict[str, Any]) -> None:
-    """Puts checks before each large part of the VAE and of the text encoders."""
+def install(model: Model) -> None:
+    """Puts checks before each large part of the VAE and of the text encoders; the network has one after each step."""
     import torch
 
-    for component in components.values():
-        if not isinstance(component, torch.nn.Module):
+    for name, component in model.components.items():
+        if name == model.family.network or not isinstance(component, torch.nn.Module):
             continue
         for module in component.modules():
             if type(module).__name__ in _PARTS:

@@ -1,7 +1,6 @@
 """The engine of one replica: takes jobs, gives each its events, and computes their images on one device."""
 
 import asyncio
-import contextlib
 import itertools
 import threading
 import time
@@ -11,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from aiia_serving.images.engine.batch import first_batch
+from aiia_serving.images.engine.courier import Courier
 from aiia_serving.images.engine.failures import again_alone, out_of_memory, problem_of
 from aiia_serving.images.engine.gate import Cancelled, Gate, Rank, Turn
 from aiia_serving.images.engine.memory import Memory
@@ -24,6 +24,8 @@ from aiia_serving.images.works import Call, Ready, prepare
 _RANKS = {"interactive": 0, "api": 1, "batch": 2}
 # One whose model has to be brought first lets others go before it for so many times as long as that takes.
 _PATIENCE = 2.0
+# Steps that are shorter are told several at a time.
+NEWS_EVERY_S = 0.05
 
 Event = dict[str, Any]
 
@@ -59,6 +61,17 @@ class Submission:
                 yield event
         finally:
             self.cancel()
+
+    def at_hand(self) -> list[Event]:
+        """The events that have happened and were not taken yet; ``events`` goes on after them."""
+        found: list[Event] = []
+        while not self._events.empty():
+            event = self._events.get_nowait()
+            if event is None:
+                self._events.put_nowait(None)
+                break
+            found.append(event)
+        return found
 
     def cancel(self) -> None:
         """Its images are not computed on after the step that runs. Does nothing when it is over."""
@@ -147,12 +160,18 @@ class Image:
 
 
 class Engine:
-    """Belongs to one event loop; what a ``Run`` does is done in a thread for each batch that has begun."""
+    """Belongs to one event loop; what a ``Run`` does is done in a thread for each batch that has begun.
 
-    def __init__(self, memory: Memory[Placed], default: str, batch_size: int = 1) -> None:
+    What happens in the thread is told every ``news_every_s`` seconds at most.
+    """
+
+    def __init__(
+        self, memory: Memory[Placed], default: str, batch_size: int = 1, news_every_s: float = NEWS_EVERY_S
+    ) -> None:
         self._memory = memory
         self._default = default
         self._batch_size = batch_size
+        self._news_every_s = news_every_s
         self._known_to_do: dict[str, dict[str, Any]] = {}
         self._gate = Gate()
         self._pace = Pace()
@@ -255,20 +274,19 @@ class Engine:
             work = partial(check, first.job, first.model, turn, self._memory, self._words)
         begun = _Begun(turn, images)
         self._begun.append(begun)
-        loop = asyncio.get_running_loop()
+        courier = Courier(partial(self._happened, begun), self._news_every_s)
 
-        def post(do: Callable[..., None], *arguments: Any) -> None:
-            # The loop is gone when the replica ends.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(do, *arguments)
+        def ended(outcome: Ready | list[Picture] | BaseException) -> None:
+            courier.deliver()
+            self._ended(begun, outcome)
 
         def compute() -> None:
             outcome: Ready | list[Picture] | BaseException
             try:
-                outcome = work(lambda news: post(self._happened, begun, news))
+                outcome = work(courier.send)
             except BaseException as error:
                 outcome = error
-            post(self._ended, begun, outcome)
+            courier.call(ended, outcome)
 
         threading.Thread(target=compute, name=f"images-{first.rank[1]}", daemon=True).start()
 

@@ -115,7 +115,7 @@ class _Events(Response):
                 event: Event | None = coming.result()
                 if event is None:
                     break
-                yield b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+                yield b"".join(_data(one) for one in (event, *self._submission.at_hand()))
                 coming = asyncio.ensure_future(anext(events, None))
         yield b"data: [DONE]\n\n"
 
@@ -123,6 +123,10 @@ class _Events(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         self._submission.cancel()
+
+
+def _data(event: Event) -> bytes:
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
 
 class _Metrics:

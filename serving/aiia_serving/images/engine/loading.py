@@ -63,7 +63,7 @@ class Loader:
             defaults=self._options["defaults"],
             **self._parts,
         )
-        checks.install(model.components)
+        checks.install(model)
         placed = Placed(model, self.placement)
         if self.placement.device == "cuda":
             placed.to(self.placement.device)
