@@ -152,7 +152,7 @@ def bare_vllm(document: ModelDocument) -> Iterator[str]:
     """``vllm serve`` of the document's model with the options it has in the stack: its base URL."""
     port = free_port()
     options = [*_options(vllm.engine_arguments(document, model_cache())), "--served-model-name", document.id]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(store.folder(document, model_cache()))]
+    command = [sys.executable, "-m", "loadtests.bare", "serve", str(store.folder(document, model_cache()))]
     environment = {**os.environ, **vllm.replica_environment(document)}
     environment.pop("AIIA_PRELOAD")
     process = subprocess.Popen(

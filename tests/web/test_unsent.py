@@ -1,8 +1,9 @@
-"""What a browser without scripts sends after its session ended comes back as a draft, to nobody else."""
+"""What a page sends after its session ended comes back as a draft, to nobody else."""
 
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aiia_web import unsent
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("models")]
 
+MakeChat = Callable[..., Chat]
 PASSWORD = "correct horse battery"
 OURS = {"Origin": "http://testserver"}
 
@@ -72,6 +74,23 @@ def test_a_page_that_is_out_of_date_keeps_it_too(browser: Client, user: User) ->
     assert answer["Location"] == f"/chats/{chat.pk}/"
     assert _text(browser, f"/chats/{chat.pk}/") == "Typed on the phone\n\nThree days in Rome?"
     assert not Message.objects.exists()
+
+
+@pytest.mark.parametrize("loss", ["session", "cookies"])
+def test_a_changed_message_is_in_the_box_of_its_chat(browser: Client, make_chat: MakeChat, loss: str) -> None:
+    chat = make_chat()
+    question = Message.objects.get(chat=chat, role="user")
+    address = f"/messages/{question.pk}/edit/"
+    html = browser.get(address).content.decode()
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', html))
+    browser.cookies.pop("sessionid")
+    if loss == "cookies":
+        browser.cookies.clear()
+    answer = browser.post(address, fields | {"model": "demo", "text": "Four days in Rome?"}, headers=OURS)
+    assert answer["Location"] == f"/accounts/login/?next=/chats/{chat.pk}/"
+    _log_in(browser)
+    assert _text(browser, f"/chats/{chat.pk}/") == "Four days in Rome?"
+    assert Message.objects.filter(chat=chat).count() == 2
 
 
 def test_nobody_else_gets_it(browser: Client, user: User, stranger: User) -> None:

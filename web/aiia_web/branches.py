@@ -15,6 +15,7 @@ from aiia_platform.config import config
 from aiia_platform.generations.models import ChatBusy, Sent
 from aiia_web.access import SignedInRequest, signed_in
 from aiia_web.catalogue import Picker
+from aiia_web.unsent import kept, owner
 
 BUSY = "An answer is being written. Wait for it or stop it, then try again"
 
@@ -34,6 +35,7 @@ def _version(request: SignedInRequest) -> int:
         raise BadRequest from error
 
 
+@kept
 @signed_in
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: SignedInRequest, message_id: UUID) -> HttpResponse:
@@ -86,6 +88,7 @@ def _form(request: SignedInRequest, message: Message, *, status: int = 200, **mo
         "message": message,
         "picker": Picker(generation.model if generation else ""),
         "message_id": uuid4(),
+        "owner": owner(request.user, message.chat_id),
     }
     return render(request, "chats/edit_message.html", page | more, status=status)
 

@@ -1,4 +1,4 @@
-"""A message that a browser without scripts sends after its session ended: kept, and a draft again after the login.
+"""A message that a page sends after its session ended, new or changed: kept, and a draft again after the login.
 
 It is never sent by itself, and reaches nobody but whom the form was made for: the form says so under a signature. What
 another site makes a browser send has no such signature of the person who sits there.
@@ -26,6 +26,8 @@ from aiia_web.fragments import is_fragment
 #: Chats whose messages one session keeps.
 MAX_CHATS = 5
 _KEY = "unsent"
+# Where forms with an `owner` go.
+_ADDRESSES = ("chat-send", "message-edit")
 _signer = Signer(salt="aiia_web.unsent")
 
 
@@ -38,9 +40,9 @@ def kept(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Keep what is sent to `view` by who is no longer signed in."""
 
     @wraps(view)
-    def guarded(request: HttpRequest, chat_id: UUID) -> HttpResponse:
+    def guarded(request: HttpRequest, **address: UUID) -> HttpResponse:
         refused = request.method == "POST" and not request.user.is_authenticated
-        return (keep(request, chat_id) if refused else None) or view(request, chat_id)
+        return (keep(request, **address) if refused else None) or view(request, **address)
 
     return guarded
 
@@ -49,16 +51,22 @@ def keep_refused(request: HttpRequest) -> HttpResponse | None:
     """Keep what a form out of date sent. None when it was no message, or when it did not come from our own page."""
     found = request.resolver_match
     is_ours = request.headers.get("Origin") == f"{request.scheme}://{request.get_host()}"
-    if not found or found.url_name != "chat-send" or not is_ours:
+    if not found or found.url_name not in _ADDRESSES or not is_ours:
         return None
-    return keep(request, found.kwargs["chat_id"])
+    return keep(request, **found.kwargs)
 
 
-def keep(request: HttpRequest, chat_id: UUID) -> HttpResponse | None:
-    """Keep the text, and say where it goes on. None where there is nothing that can be kept."""
-    text, user_id = request.POST.get("text", "")[:MAX_MESSAGE_LENGTH], _owner(request, chat_id)
-    if not text.strip() or user_id is None or is_fragment(request):
+def keep(request: HttpRequest, chat_id: UUID | None = None, **_: UUID) -> HttpResponse | None:
+    """Keep the text, and say where it goes on. None where there is nothing that can be kept.
+
+    ``chat_id`` is the chat that the address names, if it does; else the form alone says it.
+    """
+    text, (user_id, of_chat) = request.POST.get("text", "")[:MAX_MESSAGE_LENGTH], _owner(request)
+    if not text.strip() or user_id is None or of_chat is None or is_fragment(request):
         return None
+    if chat_id not in (None, of_chat):
+        return None
+    chat_id = of_chat
     exists = Chat.objects.filter(pk=chat_id, user=user_id, deleted_at=None).exists()
     address = reverse("chat", args=[chat_id]) if exists else reverse("new-chat")
     again = "Your message is in the box again, send it from there"
@@ -91,9 +99,9 @@ def _draft(user: User, chat_id: UUID, text: str) -> None:
     Draft.keep(user, chat_id, f"{known}\n\n{text}" if known and known.strip() not in text else text)
 
 
-def _owner(request: HttpRequest, chat_id: UUID) -> int | None:
+def _owner(request: HttpRequest) -> tuple[int, UUID] | tuple[None, None]:
     try:
-        user_id, of_chat = _signer.unsign_object(request.POST.get("owner", ""))
+        user_id, chat_id = _signer.unsign_object(request.POST.get("owner", ""))
     except (BadSignature, ValueError):
-        return None
-    return int(user_id) if of_chat == str(chat_id) else None
+        return None, None
+    return int(user_id), UUID(chat_id)
