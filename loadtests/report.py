@@ -9,9 +9,12 @@ from tests.fakes import ROOT
 
 
 def write(name: str, text: str, page: str = "benchmarks.md") -> None:
-    """Puts ``text`` between the marks of ``loadtests/<name>.py`` in a page of docs/; both have to be there."""
+    """Puts ``text`` between the marks of ``name`` in a page of docs/; both have to be there.
+
+    The name is the script's in loadtests/, with a word after it where that has several places.
+    """
     path = ROOT / "docs" / page
-    start, end = f"<!-- {name}: written by loadtests/{name}.py -->", f"<!-- /{name} -->"
+    start, end = f"<!-- {name}: written by loadtests/{name.split()[0]}.py -->", f"<!-- /{name} -->"
     before, found, rest = path.read_text().partition(start)
     _, closed, after = rest.partition(end)
     if not found or not closed:

@@ -85,7 +85,11 @@ class _Output:
 
     def write(self, message: dict[str, Any]) -> None:
         with self._lock:
-            print(json.dumps(message), file=self._file)
+            try:
+                print(json.dumps(message), file=self._file)
+            except BrokenPipeError:
+                # The manager was killed; as at the end of its commands.
+                os._exit(0)
 
 
 class _Cluster:
