@@ -232,7 +232,10 @@ def main() -> None:
     run = real_chaos(options.kills, dice) if options.real else fake_chaos(options.kills, dice)
     print(run.summary())
     if options.write:
-        report.write("chaos real" if options.real else "chaos", f"{machine} just before the run. Seed {options.seed}. {run.summary()}")
+        report.write(
+            "chaos real" if options.real else "chaos",
+            f"{machine} just before the run. Seed {options.seed}. {run.summary()}",
+        )
     sys.exit(1 if run.wrong else 0)
 
 
