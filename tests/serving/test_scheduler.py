@@ -120,3 +120,24 @@ def test_a_prompt_is_read_in_the_end_whoever_comes(steps: Steps) -> None:
             break
         steps.leave(f"newcomer {step}")
     assert step == 64
+
+
+def test_answers_make_way_for_a_newcomers_prompt_on_a_processor_and_then_go_on(steps: Steps) -> None:
+    for number in range(3):
+        steps.ask(f"flood {number}", 32, priority=5)
+    assert len(steps.next()) == 3
+    assert steps.next() == {f"flood {number}": 1 for number in range(3)}
+    steps.ask("newcomer", 200, priority=0)
+    assert steps.next() == {"newcomer": _STEP}
+    assert steps.next() == {"newcomer": 72}
+    assert steps.next() == {"newcomer": 1} | {f"flood {number}": 1 for number in range(3)}
+
+
+def test_nothing_makes_way_for_a_prompt_that_finds_no_memory(steps: Steps) -> None:
+    for number in range(3):
+        steps.ask(f"flood {number}", 20, priority=5)
+    assert len(steps.next()) == 3
+    pool = steps.scheduler.kv_cache_manager.block_pool
+    pool.get_new_blocks(pool.get_num_free_blocks())
+    steps.ask("newcomer", 200, priority=0)
+    assert steps.next() == {f"flood {number}": 1 for number in range(3)}

@@ -1,29 +1,42 @@
-"""vLLM's scheduler with one more rule: a prompt that is being read makes way for one that comes before it.
+"""vLLM's scheduler with one more rule: what has begun makes way for a prompt that comes before it.
 
-vLLM takes what waits in the order of its priority, but first goes on with every prompt that it has begun to read. A
-newcomer would wait until the prompts of a flood have been read, and then read its own beside them.
+vLLM takes what waits in the order of its priority, but first goes on with all that it has begun. A newcomer would wait
+until the prompts of a flood have been read, and on a processor read its own at the pace of all answers beside it.
 """
 
+from math import inf
 from typing import Any
 
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-#: Steps of the engine for which a prompt makes way at most, so that each is read in the end.
+#: Steps of the engine for which a request makes way at most, so that each is answered in the end.
 _STEPS = 64
 
 
 class PromptsInOrder(AsyncScheduler):  # type: ignore[misc]  # vLLM has no types for it
-    """Reads the prompts of the lowest priority number first; answers that are being written go on beside them."""
+    """Reads the prompts of the lowest priority number first.
+
+    Answers that are being written go on beside them on a GPU, where they cost a step next to nothing. On a processor
+    each token costs the same, so there those of a higher number wait for the prompt, too.
+    """
 
     def schedule(self, *args: Any, **options: Any) -> Any:
         begun = [request for request in self.running if request.is_prefill_chunk]
-        first = min((request.priority for request in begun), default=0)
-        if self.waiting and len(self.running) < self.max_num_running_reqs:
+        first = min((request.priority for request in begun), default=inf)
+        if self._takes_one_more():
             first = min(first, self.waiting.peek_request().priority)
-        for request in begun:
+        for request in self.running if current_platform.is_cpu() else begun:
             steps = getattr(request, "steps_held", 0)
             if request.priority > first and steps < _STEPS:
                 request.steps_held = steps + 1
                 # The step after the current one is the one that is planned here.
                 request.next_decode_eligible_step = self.current_step + 2
         return super().schedule(*args, **options)
+
+    def _takes_one_more(self) -> bool:
+        """Whether the first that waits can begin: there is a place for it, and memory for its prompt."""
+        if not self.waiting or len(self.running) >= self.max_num_running_reqs:
+            return False
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks() * self.block_size
+        return bool(self.waiting.peek_request().num_tokens <= free)
