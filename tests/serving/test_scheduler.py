@@ -112,14 +112,16 @@ def test_a_full_engine_goes_on_although_somebody_waits_who_would_come_first(step
 
 
 def test_a_prompt_is_read_in_the_end_whoever_comes(steps: Steps) -> None:
+    from aiia_serving.engines.scheduler import MOST_STEPS
+
     steps.ask("patient", 300, priority=5)
     assert steps.next() == {"patient": _STEP}
-    for step in range(200):
+    for step in range(2 * MOST_STEPS):
         steps.ask(f"newcomer {step}", _STEP, priority=0)
         if "patient" in steps.next():
             break
         steps.leave(f"newcomer {step}")
-    assert step == 64
+    assert step == MOST_STEPS
 
 
 def test_answers_make_way_for_a_newcomers_prompt_on_a_processor_and_then_go_on(steps: Steps) -> None:

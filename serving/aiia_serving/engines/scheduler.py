@@ -10,8 +10,10 @@ from typing import Any
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-#: Steps of the engine for which a request makes way at most, so that each is answered in the end.
-_STEPS = 64
+_ON_PROCESSOR = current_platform.is_cpu()
+#: Steps of the engine for which a request makes way at most, so that each is answered in the end. Those of a processor
+#: read a hundred times fewer tokens.
+MOST_STEPS = 256 if _ON_PROCESSOR else 64
 
 
 class PromptsInOrder(AsyncScheduler):  # type: ignore[misc]  # vLLM has no types for it
@@ -26,9 +28,9 @@ class PromptsInOrder(AsyncScheduler):  # type: ignore[misc]  # vLLM has no types
         first = min((request.priority for request in begun), default=inf)
         if self._takes_one_more():
             first = min(first, self.waiting.peek_request().priority)
-        for request in self.running if current_platform.is_cpu() else begun:
+        for request in self.running if _ON_PROCESSOR else begun:
             steps = getattr(request, "steps_held", 0)
-            if request.priority > first and steps < _STEPS:
+            if request.priority > first and steps < MOST_STEPS:
                 request.steps_held = steps + 1
                 # The step after the current one is the one that is planned here.
                 request.next_decode_eligible_step = self.current_step + 2
