@@ -1,9 +1,9 @@
 """A quiet user beside one who floods: time to first token alone and beside, first come first served and fair.
 
-``python -m loadtests.fairness [--real] [--write]``. The quiet user asks one thing at a time and pauses in between; the
-other keeps 32 times as many requests open, of the same kind, without a pause. ``--real`` asks the packaged model on
-real vLLM through the real manager, otherwise a fake one of constant speed; ``--write`` puts the table into
-docs/benchmarks.md.
+``python -m loadtests.fairness [--real] [--write]``. The quiet user asks one thing at a time and pauses in between, which
+has to be for long enough (``--pause``) to need less than half of the model; the other keeps 32 times as many requests
+open, of the same kind, without a pause. ``--real`` asks the packaged model on real vLLM through the real manager,
+otherwise a fake one of constant speed; ``--write`` puts the table into docs/benchmarks.md.
 
 Beside the times it shows what the model did meanwhile: the flood's tokens per second, and in how many of the looks at
 the queue a slot was free while something waited.
@@ -37,13 +37,15 @@ _WORDS = ("river", "stone", "garden", "winter", "letter", "music", "window", "br
 
 @dataclass(frozen=True)
 class Model:
-    """What is asked, and how: words of the quiet user's prompts and of the flood's, tokens of all answers."""
+    """What is asked, and how: words of the quiet user's prompts and of the flood's, tokens of all answers; how often
+    the quiet user asks, with about how many seconds in between."""
 
     id: str
     prompt_words: int
     flood_words: int
     tokens: int
     answers: int
+    pause_s: float
 
 
 @dataclass
@@ -142,7 +144,7 @@ class Bench:
             others.append(asyncio.create_task(look()))
             for _ in range(answers):
                 result.first_token_s.append((await self.ask(_QUIET, self._model.prompt_words))[0])
-                await asyncio.sleep(random.uniform(0.1, 0.6))
+                await asyncio.sleep(self._model.pause_s * random.uniform(0.3, 1.7))
             result.seconds = time.perf_counter() - started
             for task in others:
                 if task.done():
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--flood-words", type=int, help="of the flood's prompts; as many unless given")
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--answers", type=int, default=50, help="for the quiet user, in each round and way")
+    parser.add_argument("--pause", type=float, default=0.35, help="of the quiet user, about so many seconds")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
@@ -218,7 +221,7 @@ def main() -> None:
             control.set_model(model_id, upstream.base_url, max_in_flight=options.slots)
         urls = stack.enter_context(gateways(manager_url, control))
         flood_words = options.flood_words or options.prompt_words
-        model = Model(model_id, options.prompt_words, flood_words, options.tokens, options.answers)
+        model = Model(model_id, options.prompt_words, flood_words, options.tokens, options.answers, options.pause)
         results = asyncio.run(measure_all(urls, model, options.rounds))
     alone = results["alone"]
     head = ["the quiet user", "answers", "TTFT p50 (ms)", "p99 (ms)", "p50 / alone", "p99 / alone"]
@@ -226,7 +229,8 @@ def main() -> None:
     names = {"alone": "alone", "fifo": "beside the flood, FIFO", "fair": "beside the flood, fair queue"}
     text = (
         f"{machine} just before; {name}, {options.slots} slots, prompts of {options.prompt_words} words (the flood's "
-        f"{flood_words}), answers of {options.tokens} tokens, {_TIMES} requests of the flood open at any time.\n\n"
+        f"{flood_words}), answers of {options.tokens} tokens, "
+        f"{options.pause} s between the quiet user's, {_TIMES} requests of the flood open at any time.\n\n"
         + report.table(head, [result.row(names[kind], alone) for kind, result in results.items()])
     )
     print(text)
