@@ -1,9 +1,9 @@
 """A quiet user beside one who floods: time to first token alone and beside, first come first served and fair.
 
-``python -m loadtests.fairness [--real] [--write]``. The quiet user asks one thing at a time and pauses in between, which
-has to be for long enough (``--pause``) to need less than half of the model; the other keeps 32 times as many requests
-open, of the same kind, without a pause. ``--real`` asks the packaged model on real vLLM through the real manager,
-otherwise a fake one of constant speed; ``--write`` puts the table into docs/benchmarks.md.
+``python -m loadtests.fairness [--real] [--write]``. The quiet user asks one thing at a time and pauses in between, for
+so long (``--pause``) that it needs far less than half of the model; the other keeps 32 times as many requests open, of
+the same kind, without a pause. ``--real`` asks the packaged model on real vLLM through the real manager, otherwise a
+fake one of constant speed; ``--write`` puts the table into docs/benchmarks.md.
 
 Beside the times it shows what the model did meanwhile: the flood's tokens per second, and in how many of the looks at
 the queue a slot was free while something waited.
