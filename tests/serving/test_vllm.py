@@ -91,7 +91,8 @@ class Stack:
         (replica,) = [
             process
             for process in psutil.Process(self.roles["models"].pid).children(recursive=True)
-            if f"ServeReplica:{MODEL}:Server" in " ".join(process.cmdline())
+            # None for one that has ended meanwhile.
+            if f"ServeReplica:{MODEL}:Server" in " ".join(process.as_dict(["cmdline"])["cmdline"] or [])
         ]
         return replica
 
