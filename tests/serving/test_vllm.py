@@ -30,6 +30,14 @@ MODEL = "smollm2-135m"
 STORY: Any = [{"role": "user", "content": "Write a long story about a fisherman, his daughter and the sea."}]
 
 
+def _command(process: psutil.Process) -> str:
+    """Nothing for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 class Stack:
     """Ray head and manager as processes, with a folder of documents of the test's own beside the packaged ones."""
 
@@ -91,8 +99,7 @@ class Stack:
         (replica,) = [
             process
             for process in psutil.Process(self.roles["models"].pid).children(recursive=True)
-            # None for one that has ended meanwhile.
-            if f"ServeReplica:{MODEL}:Server" in " ".join(process.as_dict(["cmdline"])["cmdline"] or [])
+            if f"ServeReplica:{MODEL}:Server" in _command(process)
         ]
         return replica
 
