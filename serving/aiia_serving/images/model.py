@@ -106,8 +106,8 @@ class Model:
 
     @property
     def guides_each(self) -> bool:
-        """Whether images of one batch may have different guidance: not if the network is told it."""
-        return self.family.prompts in ("clip", "clip-pair") and self.network.config.get("time_cond_proj_dim") is None
+        """Whether images of one batch may have different guidance."""
+        return self.family.prompts != "plain" and self.network.config.get("time_cond_proj_dim") is None
 
     @property
     def counts_down(self) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiia_serving.images import inputs, prompts
 from aiia_serving.images.controls import preprocess
 from aiia_serving.images.families import Kind
-from aiia_serving.images.guidance import Guidances
+from aiia_serving.images.guidance import Guidances, tell
 from aiia_serving.images.job import MAX_SEED, Job
 from aiia_serving.images.model import KINDS, Model
 from aiia_serving.images.problem import NAN, ImageProblem
@@ -114,9 +114,13 @@ class Batch:
         self.pipe = None if self._job.work == "upscale" else self._pipeline()
 
     def activate(self) -> None:
-        """Makes this batch's LoRAs, and no others, count; before it starts and each time it goes on after another."""
-        if self.pipe is not None:
-            self.model.loras.activate(self.model.pipe, self.adapters)
+        """Makes this batch's LoRAs and guidance, and no others, count; before it starts and each time it goes on after
+        another."""
+        if self.pipe is None:
+            return
+        self.model.loras.activate(self.model.pipe, self.adapters)
+        if not self.model.guided:
+            tell([self.model.network, *self._controlnets], self._guidances)
 
     def kwargs(self, callback: Callback | None = None) -> dict[str, Any]:
         """All arguments of the pipeline's call. Computes the prompts, so LoRAs must have been activated."""
@@ -169,10 +173,17 @@ class Batch:
     def _kind(self) -> Kind:
         return _kind(self._job)
 
-    def _pipeline(self) -> Any:
+    @property
+    def _guidances(self) -> list[float]:
+        return [call.job.guidance or 0.0 for call in self.calls]
+
+    @property
+    def _controlnets(self) -> list[Any]:
         model = self.model
-        nets = [model.controls.get(control.name, model.dtype, model.device) for control in self._job.control]
-        return model.pipeline(self._kind, nets, model.scheduler(self._job.scheduler))
+        return [model.controls.get(control.name, model.dtype, model.device) for control in self._job.control]
+
+    def _pipeline(self) -> Any:
+        return self.model.pipeline(self._kind, self._controlnets, self.model.scheduler(self._job.scheduler))
 
     def _prompts(self) -> dict[str, Any]:
         import torch
@@ -192,8 +203,9 @@ class Batch:
 
     def _guidance(self) -> dict[str, Any]:
         against = _texts(self._job, self.model)[1] is not None
-        each = [call.job.guidance or 0.0 for call in self.calls]
-        scale: float = each[0] if len(set(each)) == 1 else Guidances(each)
+        each = self._guidances
+        one = len(set(each)) == 1 or not self.model.guided
+        scale: float = each[0] if one else Guidances(each)
         arguments: dict[str, Any] = {"guidance_scale": scale}
         if not self.model.guided and against:
             arguments["true_cfg_scale"] = self.model.family.defaults.true_guidance or 1.0
