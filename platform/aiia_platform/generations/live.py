@@ -24,12 +24,15 @@ from aiia_platform.generations.models import Generation
 
 log = logging.getLogger(__name__)
 
-#: Seconds: how long a stream is kept after its last entry, how often a reader looks into Postgres while nothing
-#: arrives or Redis is gone, and how often it says that it is still there.
+#: Seconds: how long a stream is kept after its last entry, and after its end, when all of it is in Postgres too; how
+#: often a reader looks there while nothing arrives or Redis is gone, and how often it says that it is still there.
 KEEP = 3600
+KEEP_ENDED = 60
 QUIET = 2.0
 POLL = 0.4
 PING = 10.0
+
+_LAST = ("end", "afterword")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Publisher:
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.xadd(key, {"e": json.dumps(entry)})
-                pipe.expire(key, KEEP)
+                pipe.expire(key, KEEP_ENDED if entry["type"] in _LAST else KEEP)
                 await pipe.execute()
         except (redis.RedisError, OSError) as error:
             log.warning("live stream unavailable, readers wait for the database: %s", error)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from aiia_serving.images.engine.common import Common
 from aiia_serving.images.engine.engine import Engine
 from aiia_serving.images.engine.http import http_application
 from aiia_serving.images.engine.loading import Loader
@@ -25,10 +26,11 @@ class Server:
 
         torch.set_num_threads(options["threads"])
         said = int(options["memory_gb"] * 1e9) if options["memory_gb"] else None
+        common = Common()
         loaders: dict[str, Loader | ImageProblem] = {}
         for name, pipeline in pipelines.items():
             try:
-                loaders[name] = Loader(name, Path(pipeline["source"]), pipeline, said)
+                loaders[name] = Loader(name, Path(pipeline["source"]), pipeline, said, common)
             except ImageProblem as problem:
                 if name == model:
                     raise
@@ -60,7 +62,7 @@ def _memory(loaders: dict[str, Loader | ImageProblem], own: str, said: int | Non
         try:
             if isinstance(loader, ImageProblem):
                 raise loader
-            memory.add(name, loader.load, loader.bytes, loader.how)
+            memory.add(name, loader.load, loader.bytes, loader.how, loader.common)
         except ImageProblem as problem:
             if name == own:
                 raise

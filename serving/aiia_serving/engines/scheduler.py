@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
 
 _ON_PROCESSOR = current_platform.is_cpu()
 #: Steps of the engine for which a request makes way at most, so that each is answered in the end. Those of a processor
@@ -16,7 +17,13 @@ _ON_PROCESSOR = current_platform.is_cpu()
 MOST_STEPS = 256 if _ON_PROCESSOR else 64
 
 
-class PromptsInOrder(AsyncScheduler):  # type: ignore[misc]  # vLLM has no types for it
+def prompts_in_order(*, vllm_config: Any, **others: Any) -> Any:
+    """In the place of the class that vLLM asks for: a scheduler, which plans a step ahead where the engine does."""
+    ahead = vllm_config.scheduler_config.async_scheduling
+    return (_Ahead if ahead else _PromptsInOrder)(vllm_config=vllm_config, **others)
+
+
+class _PromptsInOrder(Scheduler):  # type: ignore[misc]  # vLLM has no types for it
     """Reads the prompts of the lowest priority number first.
 
     Answers that are being written go on beside them on a GPU, where they cost a step next to nothing. On a processor
@@ -34,6 +41,8 @@ class PromptsInOrder(AsyncScheduler):  # type: ignore[misc]  # vLLM has no types
                 request.steps_held = steps + 1
                 # The step after the current one is the one that is planned here.
                 request.next_decode_eligible_step = self.current_step + 2
+        # What a step can take is given out in this order: the next word of an answer before another user's prompt.
+        self.running.sort(key=lambda request: request.priority)
         return super().schedule(*args, **options)
 
     def _takes_one_more(self) -> bool:
@@ -42,3 +51,7 @@ class PromptsInOrder(AsyncScheduler):  # type: ignore[misc]  # vLLM has no types
             return False
         free = self.kv_cache_manager.block_pool.get_num_free_blocks() * self.block_size
         return bool(self.waiting.peek_request().num_tokens <= free)
+
+
+class _Ahead(_PromptsInOrder, AsyncScheduler):
+    """The same before the last step has ended."""

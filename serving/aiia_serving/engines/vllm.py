@@ -46,7 +46,7 @@ def engine_arguments(document: ModelDocument, cache: Path) -> dict[str, Any]:
     engine = presets.options_for(_accelerator(document))
     # The gateway orders what waits in the engine, too; vLLM takes the lower number first. And it counts cache hits.
     engine |= {"disable_log_stats": False, "scheduling_policy": "priority", "enable_prompt_tokens_details": True}
-    engine["scheduler_cls"] = "aiia_serving.engines.scheduler.PromptsInOrder"
+    engine["scheduler_cls"] = "aiia_serving.engines.scheduler.prompts_in_order"
     if (endpoint := traces_endpoint()) is not None:
         engine["otlp_traces_endpoint"] = endpoint
     engine |= options.model_dump(exclude_none=True, exclude=_NOT_ARGUMENTS) | options.engine_args

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiia_serving.images.parts import Parts, weight_files
+from aiia_serving.images.parts import Parts, Shelf, weight_files
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Controls(Parts[Any]):
     """ControlNets."""
 
-    def __init__(self, files: Mapping[str, Path], family: "Family") -> None:
-        super().__init__(files)
+    def __init__(self, files: Mapping[str, Path], family: "Family", shelf: Shelf | None = None) -> None:
+        super().__init__(files, family.control_class or family.name, shelf)
         self._class = family.control_class
 
     def check(self, name: str, param: str) -> None:
@@ -28,7 +28,7 @@ class Controls(Parts[Any]):
             raise ImageProblem(
                 f"There is no ControlNet '{name}'. ControlNets here: {known}.", code="unknown_control", param=param
             )
-        if name not in self._loaded:
+        if not self._is_loaded(name):
             for file in weight_files(self._files[name]):
                 tensors(file)
 

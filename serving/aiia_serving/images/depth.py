@@ -1,9 +1,10 @@
 """Depth images by models of transformers, such as Depth Anything and DPT, for ControlNets that follow depth."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiia_serving.images.parts import Parts
+from aiia_serving.images.parts import Parts, Shelf
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 class Depths(Parts[tuple[Any, Any]]):
     """Depth models: each what prepares its images, and its module."""
 
-    @property
-    def loaded(self) -> list[Any]:
-        return [module for _, module in self._loaded.values()]
+    def __init__(self, files: Mapping[str, Path], shelf: Shelf | None = None) -> None:
+        super().__init__(files, "depth", shelf)
+
+    def _module(self, part: tuple[Any, Any]) -> Any:
+        return part[1]
 
     def check(self, name: str) -> None:
         """Raises ImageProblem unless the model's files are whole."""
-        if name not in self._loaded:
+        if not self._is_loaded(name):
             files = sorted(self._files[name].glob("*.safetensors"))
             if not files:
                 raise _broken(name)

@@ -11,6 +11,7 @@ from aiia_serving.images.depth import Depths
 from aiia_serving.images.families import Family, Kind
 from aiia_serving.images.job import WORKS, Work
 from aiia_serving.images.loras import Loras
+from aiia_serving.images.parts import Shelf
 from aiia_serving.images.upscale import Upscalers
 
 # Which kind of call does a work.
@@ -27,6 +28,7 @@ class Model:
     """``components`` are what diffusers' pipelines of the family are made of, by their argument's name.
 
     Nothing here is safe for two threads that compute at once; pipelines made by ``pipeline`` share the components.
+    Those on the ``shelf`` are other models' too.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Model:
         upscalers: Upscalers,
         depths: Depths,
         config: Mapping[str, Any],
+        shelf: Shelf | None = None,
     ) -> None:
         self.id = id
         self.family = family
@@ -47,6 +50,7 @@ class Model:
         self.controls = controls
         self.upscalers = upscalers
         self.depths = depths
+        self.shelf = shelf or Shelf()
         self._config = dict(config)
         self._schedulers: dict[str, Any] = {}
 
@@ -150,7 +154,7 @@ class Model:
         """All that holds weights, also of ControlNets and the like that were loaded since."""
         import torch
 
-        found = [*self.components.values(), *self.controls.loaded, *self.upscalers.loaded, *self.depths.loaded]
+        found = [*self.components.values(), *self.controls.modules, *self.upscalers.modules, *self.depths.modules]
         return [module for module in found if isinstance(module, torch.nn.Module)]
 
     def bytes(self) -> int:

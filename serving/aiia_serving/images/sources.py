@@ -10,6 +10,7 @@ from aiia_serving.images.depth import Depths
 from aiia_serving.images.families import Family, families, family_of, other_family
 from aiia_serving.images.loras import Loras
 from aiia_serving.images.model import Model
+from aiia_serving.images.parts import Shelf
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.upscale import Upscalers
 from aiia_serving.images.weights import Tensor, tensors
@@ -78,6 +79,8 @@ def load_model(
     limits: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Any] | None = None,
+    shelf: Shelf | None = None,
 ) -> Model:
     """The model of a folder or single file. Raises ImageProblem if it can't be loaded.
 
@@ -85,14 +88,16 @@ def load_model(
     with the configuration and tokenizers of a single file, and with the parts that it lacks; without it diffusers asks
     the hub. ``limits`` and
     ``defaults`` replace the family's. ``options`` go to diffusers' loader, such as ``quantization_config``.
+    ``parts`` are components that are loaded already, and the ``shelf`` is where further parts are looked for and put.
     """
     import diffusers
     import torch
 
     known = _family(source, family)
     dtype = dtype or torch.float32
-    extra: dict[str, Any] = {**(options or {}), "torch_dtype": dtype}
-    if vae is not None:
+    shelf = shelf or Shelf()
+    extra: dict[str, Any] = {**(options or {}), "torch_dtype": dtype, **(parts or {})}
+    if vae is not None and "vae" not in extra:
         extra["vae"] = _vae(vae, dtype)
     kind = getattr(diffusers, known.classes["generate"])
     # An original checkpoint may hold an inpainting network, which only its own class loads as it is.
@@ -120,11 +125,12 @@ def load_model(
         known,
         components,
         Loras(loras or {}),
-        Controls(controls or {}, known),
-        Upscalers(upscalers or {}),
-        Depths(depths or {}),
+        Controls(controls or {}, known, shelf),
+        Upscalers(upscalers or {}, shelf),
+        Depths(depths or {}, shelf),
         {name: pipe.config[name] for name in config_names if name in pipe.config}
         | {"requires_safety_checker": False, "add_watermarker": False},
+        shelf,
     )
     model.to(device)
     return model

@@ -4,12 +4,12 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiia_serving.images.parts import Parts
+from aiia_serving.images.parts import Parts, Shelf
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.weights import tensors
 
@@ -28,6 +28,9 @@ TileDone = Callable[[int, int], None]
 class Upscalers(Parts[Any]):
     """Upscaler models; ``lanczos`` is always there."""
 
+    def __init__(self, files: Mapping[str, Path], shelf: Shelf | None = None) -> None:
+        super().__init__(files, "upscaler", shelf)
+
     @property
     def names(self) -> list[str]:
         return [*super().names, LANCZOS]
@@ -36,13 +39,9 @@ class Upscalers(Parts[Any]):
     def default(self) -> str:
         return self.names[0]
 
-    @property
-    def loaded(self) -> list[Any]:
-        return [found.model for found in self._loaded.values()]
-
     def check(self, name: str) -> None:
         """Raises ImageProblem unless there is such an upscaler and its file is whole."""
-        if name == LANCZOS or name in self._loaded:
+        if name == LANCZOS or self._is_loaded(name):
             return
         if name not in self._files:
             raise ImageProblem(
@@ -70,6 +69,9 @@ class Upscalers(Parts[Any]):
             return made
         made = _upscaled(self._get(name), image, device, done)
         return made if made.size == size else made.resize(size, Image.Resampling.LANCZOS)
+
+    def _module(self, part: Any) -> Any:
+        return part.model
 
     def _get(self, name: str) -> Any:
         return self._once(name, lambda: _load(name, self._files[name]))

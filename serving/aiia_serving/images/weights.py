@@ -47,6 +47,20 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def files(path: Path) -> list[Path]:
+    """A file itself, or a folder's weights, in one form of them."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.safetensors"))
+    plain = [file for file in found if ".fp16." not in file.name]
+    return plain or found
+
+
+def numbers(path: Path) -> int:
+    """How many numbers the weights of a file or folder are."""
+    return sum(prod(tensor.shape) for file in files(path) for tensor in tensors(file).values())
+
+
 def _whole(path: Path, size: int, ends: list[tuple[int, int, Tensor]]) -> None:
     if max(end for _, end, _ in ends) > size:
         raise _bad(path, "is torn: its end is missing; download it again")

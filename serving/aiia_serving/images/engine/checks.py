@@ -29,7 +29,7 @@ def install(model: Model) -> None:
         if name == model.family.network or not isinstance(component, torch.nn.Module):
             continue
         for module in component.modules():
-            if type(module).__name__ in _PARTS:
+            if type(module).__name__ in _PARTS and _check not in module._forward_pre_hooks.values():
                 module.register_forward_pre_hook(_check)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -16,11 +16,11 @@ _HALF_LIFE_S = 600.0
 
 
 class Held(Protocol):
-    """A loaded model, as far as memory is concerned."""
+    """A loaded model, as far as memory is concerned. ``but`` are keys of parts that others need where they are."""
 
-    def to(self, device: object) -> None: ...
+    def to(self, device: object, but: Collection[Any] = ()) -> None: ...
 
-    def drop(self) -> None:
+    def drop(self, but: Collection[Any] = ()) -> None:
         """Frees its memory at once, whoever still refers to it."""
 
 
@@ -39,12 +39,14 @@ class Budget:
 class Slot(Generic[Model]):
     """One model: how to get it, what it takes, and where it is. ``load`` puts it into main memory.
 
-    ``how`` is told with its state, ``problem`` is why it could not be loaded the last time.
+    ``common`` are those of its bytes that other models may have too, by the parts' keys. ``how`` is told with its
+    state, ``problem`` is why it could not be loaded the last time.
     """
 
     name: str
     load: Callable[[], Model]
     bytes: int
+    common: Mapping[Hashable, int] = field(default_factory=dict)
     how: Mapping[str, object] = field(default_factory=dict)
     problem: ImageProblem | None = None
     more: int = 0
@@ -55,6 +57,11 @@ class Slot(Generic[Model]):
     last_s: float = 0.0
     load_s: float | None = None
     move_s: float | None = None
+
+    @property
+    def own(self) -> int:
+        """Bytes that no other model has."""
+        return max(0, self.bytes - sum(self.common.values()))
 
     def worth(self, now: float) -> float:
         """Seconds that keeping it is likely to save, for each byte."""
@@ -73,8 +80,18 @@ class Memory(Generic[Model]):
         self._slots: dict[str, Slot[Model]] = {}
         self._busy = False
 
-    def add(self, name: str, load: Callable[[], Model], size: int, how: Mapping[str, object] | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        load: Callable[[], Model],
+        size: int,
+        how: Mapping[str, object] | None = None,
+        common: Mapping[Any, int] | None = None,
+    ) -> None:
         """Makes a model known. ``size`` is what it takes at most, in bytes; ``how`` is told with its state.
+
+        ``common`` has what parts of it take, by their keys: models with the same key have the same part, which is in
+        memory once.
 
         Raises ImageProblem for one that alone is more than the budget.
         """
@@ -87,7 +104,7 @@ class Memory(Generic[Model]):
                 advice="Choose a narrower precision, a quantisation or offload in the Model document.",
             )
         with self._changed:
-            self._slots[name] = Slot(name, load, size, how or {})
+            self._slots[name] = Slot(name, load, size, common or {}, how or {})
 
     def refuse(self, name: str, problem: ImageProblem) -> None:
         """Makes a model known that cannot be loaded: who wants to use it is told why."""
@@ -149,10 +166,10 @@ class Memory(Generic[Model]):
         """
         slot = self._slots[name]
         with self._changed:
-            there = not self._busy and self._in_use() + size <= self.budget.device
+            there = not self._busy and _bytes(self._in_use()) + size <= self.budget.device
             if there:
                 slot.more += size
-                self._make_room(0)
+                self._make_room()
         try:
             yield there
         finally:
@@ -161,13 +178,15 @@ class Memory(Generic[Model]):
                 self._changed.notify_all()
 
     def states(self) -> list[dict[str, object]]:
-        """Every model: where it is, its bytes, its users, what bringing it back costs in seconds, how it is loaded."""
+        """Every model: where it is, its bytes, those of them that others have too, its users, what bringing it back
+        costs in seconds, how it is loaded."""
         with self._changed:
             return [
                 {
                     "name": slot.name,
                     "place": slot.place,
                     "bytes": slot.bytes,
+                    "common_bytes": sum(slot.common[key] for key in self._had_by_others(slot)),
                     "users": slot.users,
                     "load_s": slot.load_s,
                     "move_s": slot.move_s,
@@ -180,19 +199,23 @@ class Memory(Generic[Model]):
     def used(self) -> tuple[int, int]:
         """Bytes that models take on the device and in main memory."""
         with self._changed:
-            return self._sum("device"), self._sum("main")
+            return _bytes(self._at("device")), self._in_main()
 
     def free_idle(self) -> int:
         """Removes every model that is not in use from the device; how many bytes that were."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
-            idle = [slot for slot in self._slots.values() if slot.place == "device" and not slot.users]
-            for slot in idle:
-                self._put_away(slot)
-            return sum(slot.bytes for slot in idle)
+            before = _bytes(self._at("device"))
+            for slot in self._at("device"):
+                if not slot.users:
+                    self._put_away(slot)
+            return before - _bytes(self._at("device"))
 
-    def _in_use(self) -> int:
-        return sum(slot.bytes + slot.more for slot in self._slots.values() if slot.users and slot.place == "device")
+    def _at(self, place: Place) -> list[Slot[Model]]:
+        return [slot for slot in self._slots.values() if slot.place == place]
+
+    def _in_use(self) -> list[Slot[Model]]:
+        return [slot for slot in self._at("device") if slot.users]
 
     def _take(self, slot: Slot[Model]) -> Model:
         with self._changed:
@@ -210,7 +233,7 @@ class Memory(Generic[Model]):
         except BaseException as error:
             with self._changed:
                 slot.users -= 1
-                slot.place, slot.model = "away", None
+                self._drop(slot)
                 slot.problem = error if isinstance(error, ImageProblem) else slot.problem
             raise
         finally:
@@ -220,47 +243,64 @@ class Memory(Generic[Model]):
 
     def _bring(self, slot: Slot[Model]) -> Model:
         with self._changed:
-            self._make_room(slot.bytes, slot)
-            model = slot.model
+            self._make_room(slot)
         started = self._clock()
-        if model is None:
-            model = slot.load()
+        if slot.model is None:
+            slot.model = slot.load()
             slot.load_s = self._clock() - started
             started = self._clock()
-        model.to(self._device)
+        slot.model.to(self._device)
         if self.budget.main is not None:
             slot.move_s = self._clock() - started
         with self._changed:
-            slot.model, slot.place, slot.problem = model, "device", None
-            return model
+            slot.place, slot.problem = "device", None
+            return slot.model
 
     def _room(self, slot: Slot[Model]) -> bool:
         """Whether there is room, or would be without what is not in use."""
-        return self._in_use() + slot.bytes <= self.budget.device
+        return _bytes([*self._in_use(), slot]) <= self.budget.device
 
-    def _make_room(self, size: int, coming: Slot[Model] | None = None) -> None:
-        while self._sum("device") + size > self.budget.device:
-            idle = [other for other in self._slots.values() if other.place == "device" and not other.users]
-            self._put_away(min(idle, key=lambda other: other.worth(self._clock())), coming)
+    def _make_room(self, *coming: Slot[Model]) -> None:
+        while _bytes([*self._at("device"), *coming]) > self.budget.device:
+            idle = [other for other in self._at("device") if not other.users]
+            self._put_away(min(idle, key=lambda other: other.worth(self._clock())), *coming)
 
-    def _put_away(self, slot: Slot[Model], coming: Slot[Model] | None = None) -> None:
-        """From the device to main memory, or away; ``coming`` stays where it is."""
+    def _put_away(self, slot: Slot[Model], *coming: Slot[Model]) -> None:
+        """From the device to main memory, or away; those that are ``coming`` stay where they are."""
         main = self.budget.main or 0
-        there = [other for other in self._slots.values() if other.place == "main" and other is not coming]
+        there = [other for other in self._at("main") if other not in coming]
         there.sort(key=lambda other: other.worth(self._clock()))
-        while there and self._sum("main") + slot.bytes > main:
-            _drop(there.pop(0))
-        if slot.model is None or self._sum("main") + slot.bytes > main:
-            _drop(slot)
+        # From now on it counts there.
+        slot.place = "main"
+        while there and self._in_main() > main:
+            self._drop(there.pop(0))
+        if slot.model is None or self.budget.main is None or self._in_main() > main:
+            self._drop(slot)
         else:
-            slot.model.to("cpu")
-            slot.place = "main"
+            slot.model.to("cpu", _keys(self._at("device")))
 
-    def _sum(self, place: Place) -> int:
-        return sum(slot.bytes + slot.more for slot in self._slots.values() if slot.place == place)
+    def _drop(self, slot: Slot[Model]) -> None:
+        others = [other for other in self._slots.values() if other is not slot and other.place != "away"]
+        if slot.model is not None:
+            if _keys([slot]) & _keys(others):
+                slot.model.to("cpu", _keys(self._at("device")))
+            slot.model.drop(_keys(others))
+        slot.place, slot.model = "away", None
+
+    def _had_by_others(self, slot: Slot[Model]) -> set[Hashable]:
+        return _keys([slot]) & _keys(other for other in self._slots.values() if other is not slot)
+
+    def _in_main(self) -> int:
+        on_device = self._at("device")
+        return _bytes([*on_device, *self._at("main")]) - _bytes(on_device)
 
 
-def _drop(slot: Slot[Any]) -> None:
-    if slot.model is not None:
-        slot.model.drop()
-    slot.place, slot.model = "away", None
+def _keys(slots: Iterable[Slot[Any]]) -> set[Hashable]:
+    return {key for slot in slots for key in slot.common}
+
+
+def _bytes(slots: Iterable[Slot[Any]]) -> int:
+    """What models take together; parts with the same key count once."""
+    each = list(slots)
+    common = {key: size for slot in each for key, size in slot.common.items()}
+    return sum(slot.own + slot.more for slot in each) + sum(common.values())

@@ -1,16 +1,17 @@
 """How a model is put on its device: precision, quantisation and offload by the memory there is, quality first."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from aiia_serving.images.model import Model
+from aiia_serving.images.parts import Key
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.sources import lacking
-from aiia_serving.images.weights import tensors
+from aiia_serving.images.weights import numbers, tensors
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -50,6 +51,16 @@ class Placement:
     vae_tiling: bool = False
     why: str = field(default="", compare=False)
 
+    @property
+    def how(self) -> str:
+        """Parts of models with the same are loaded and set up alike."""
+        return f"{self.device} {self.dtype} {self.offload} {self.vae_tiling}"
+
+    def bytes_of(self, component: str, count: int) -> int:
+        """What the weights of a text encoder, or of another part beside the network, take on the device."""
+        waits = component.startswith("text_encoder") and self.offload != "none"
+        return 0 if waits else count * _BYTES[self.dtype]
+
     def bytes(self, numbers: Numbers) -> int:
         """What the weights take on the device."""
         width = _BYTES[self.dtype]
@@ -74,15 +85,15 @@ def count(source: Path, parts: Mapping[str, list[Path]] | None = None, config: P
             continue
         kind = "network" if folder.name in ("unet", "transformer") else "others"
         kind = "encoders" if folder.name.startswith("text_encoder") else kind
-        found[kind] += sum(_numbers(file) for file in _once(folder))
+        found[kind] += numbers(folder)
     if not source.is_dir():
         for name, tensor in tensors(source).items():
             kind = "encoders" if name.startswith(("cond_stage_model", "conditioner", "text_encoders")) else "network"
             found["others" if name.startswith(("first_stage_model", "vae.")) else kind] += prod(tensor.shape)
-    for file in (file for files in (parts or {}).values() for path in files for file in _files(path)):
+    for path in (path for paths in (parts or {}).values() for path in paths):
         # A part that cannot be read is refused when a request asks for it; the model does without.
         with contextlib.suppress(ImageProblem):
-            found["others"] += _numbers(file)
+            found["others"] += numbers(path)
     return Numbers(**found)
 
 
@@ -142,11 +153,12 @@ def plan(
 
 
 class Placed:
-    """A loaded model as a placement wants it."""
+    """A loaded model as a placement wants it. The parts on its shelf with the keys ``common`` may be others' too."""
 
-    def __init__(self, model: Model, placement: Placement) -> None:
+    def __init__(self, model: Model, placement: Placement, common: Collection[Key] = ()) -> None:
         self.model = model
         self.placement = placement
+        self._common = common
         if placement.quantization == "fp8":
             _narrow(model)
         if placement.vae_tiling:
@@ -201,19 +213,24 @@ class Placed:
         found = [registry.get_hook("layerwise_casting") for registry in registries if registry is not None]
         return [casting for casting in found if casting is not None]
 
-    def to(self, device: Any) -> None:
-        """Moves all weights that are not offloaded; the first time on a GPU, sets offloading up."""
+    def to(self, device: Any, but: Collection[Key] = ()) -> None:
+        """Moves all weights that are not offloaded; the first time on a GPU, sets offloading up. Parts with the keys
+        ``but`` stay."""
         if self.placement.offload != "none" and not self._offloaded and str(device) != "cpu":
             self._offload(device)
-        for module in self.model.modules():
-            if id(module) not in self._offloaded:
-                module.to(device)
+        for module in self._movable(but):
+            module.to(device)
 
-    def drop(self) -> None:
-        """Frees the memory of the weights; the model is of no use any more."""
-        for module in self.model.modules():
-            if id(module) not in self._offloaded:
-                module.to("meta")
+    def drop(self, but: Collection[Key] = ()) -> None:
+        """Frees the memory of the weights, but of these parts; the model is of no use any more."""
+        movable = self._movable(but)
+        self.model.shelf.forget([key for key in self._common if key not in but])
+        for module in movable:
+            module.to("meta")
+
+    def _movable(self, but: Collection[Key]) -> list[Any]:
+        stays = self._offloaded | {id(module) for module in self.model.shelf.modules(but)}
+        return [module for module in self.model.modules() if id(module) not in stays]
 
     def _offload(self, device: Any) -> None:
         import torch
@@ -226,6 +243,9 @@ class Placed:
             module = self.model.components[name]
             if module is None:
                 continue
+            self._offloaded.add(id(module))
+            if _is_offloaded(module):
+                continue
             apply_group_offloading(
                 module,
                 onload_device=torch.device(device),
@@ -233,7 +253,6 @@ class Placed:
                 offload_type="leaf_level",
                 use_stream=torch.device(device).type == "cuda",
             )
-            self._offloaded.add(id(module))
 
 
 def gpu_bytes() -> int | None:
@@ -250,6 +269,12 @@ def main_bytes() -> int:
     return int(psutil.virtual_memory().total * _MAIN_PART)
 
 
+def _is_offloaded(module: Any) -> bool:
+    """Whether another model that has this part has set it up."""
+    registries = [getattr(one, "_diffusers_hook", None) for one in module.modules()]
+    return any(registry is not None and registry.get_hook("group_offloading") is not None for registry in registries)
+
+
 def _narrow(model: Model) -> None:
     import torch
 
@@ -259,18 +284,3 @@ def _narrow(model: Model) -> None:
 def _said(wanted: Mapping[str, Any], name: str, otherwise: Any) -> Any:
     value = wanted.get(name, "auto")
     return otherwise if value == "auto" else value
-
-
-def _once(folder: Path) -> list[Path]:
-    """A folder's weights, one form of them."""
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16." not in file.name]
-    return plain or files
-
-
-def _files(path: Path) -> list[Path]:
-    return _once(path) if path.is_dir() else [path]
-
-
-def _numbers(path: Path) -> int:
-    return sum(prod(tensor.shape) for tensor in tensors(path).values())
