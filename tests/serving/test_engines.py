@@ -79,6 +79,7 @@ def test_tools_priority_and_sleep() -> None:
     assert found["enable_sleep_mode"] is True
     assert found["scheduling_policy"] == "priority"
     assert found["scheduler_cls"] == "aiia_serving.engines.scheduler.prompts_in_order"
+    assert arguments(vllm={"engineArgs": {"scheduler_cls": None}})["scheduler_cls"] is None
 
 
 def test_an_application_of_each_engine() -> None:

@@ -17,6 +17,7 @@ from aiia_serving.images.engine.memory import Memory
 from aiia_serving.images.engine.placement import Placed
 from aiia_serving.images.engine.progress import Pace
 from aiia_serving.images.engine.run import Loading, News, Phase, Picture, Run, Step, check
+from aiia_serving.images.engine.workers import Workers
 from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.works import Call, Ready, prepare
@@ -178,6 +179,7 @@ class Engine:
         self._waiting: list[Image] = []
         self._begun: list[_Begun] = []
         self._arrivals = itertools.count()
+        self._workers = Workers()
         # Tokenizers are not for two threads at once.
         self._words = threading.Lock()
         self._idle = asyncio.Event()
@@ -280,15 +282,13 @@ class Engine:
             courier.deliver()
             self._ended(begun, outcome)
 
-        def compute() -> None:
-            outcome: Ready | list[Picture] | BaseException
+        def compute() -> Ready | list[Picture] | BaseException:
             try:
-                outcome = work(courier.send)
+                return work(courier.send)
             except BaseException as error:
-                outcome = error
-            courier.call(ended, outcome)
+                return error
 
-        threading.Thread(target=compute, name=f"images-{first.rank[1]}", daemon=True).start()
+        self._workers.do(compute, partial(courier.call, ended))
 
     def _happened(self, begun: "_Begun", news: News) -> None:
         of_each: dict[Submission, list[tuple[int, Call]]] = {}
