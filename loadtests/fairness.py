@@ -172,6 +172,7 @@ async def measure_all(urls: dict[str, str], model: Model, rounds: int) -> dict[s
                 bench = benches["fair" if name == "alone" else name]
                 answers = model.answers // 4 if name == "fifo" else model.answers
                 result.add(await bench.measure(0 if name == "alone" else _TIMES, answers))
+                print(name, *(f"{seconds:.2f}" for seconds in result.first_token_s), flush=True)
     return results
 
 

@@ -53,5 +53,5 @@ class _PromptsInOrder(Scheduler):  # type: ignore[misc]  # vLLM has no types for
         return bool(self.waiting.peek_request().num_tokens <= free)
 
 
-class _Ahead(_PromptsInOrder, AsyncScheduler):
+class _Ahead(_PromptsInOrder, AsyncScheduler):  # type: ignore[misc]
     """The same before the last step has ended."""
