@@ -1,8 +1,9 @@
 """An image model in memory: shared components, and what was added to them."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from functools import cached_property
+from functools import cache, cached_property
 from math import lcm
 from typing import Any
 
@@ -133,14 +134,12 @@ class Model:
 
     def pipeline(self, kind: Kind, controls: list[Any], scheduler: Any) -> Any:
         """A new pipeline object over the shared components, with its own scheduler and these ControlNets' modules."""
-        import inspect
-
         import diffusers
 
         classes = self.family.control_classes if controls else self.family.classes
         made = getattr(diffusers, classes[kind])
-        known = inspect.signature(made.__init__).parameters
-        parts = {name: self.components.get(name) for name in known if name in made._get_signature_keys(made)[0]}
+        known, modules = _arguments(made)
+        parts = {name: self.components.get(name) for name in modules}
         parts["scheduler"] = scheduler
         if controls:
             parts["controlnet"] = controls[0] if len(controls) == 1 else controls
@@ -192,3 +191,11 @@ class Model:
     def _small(self) -> bool:
         """A network made for far smaller images than its family's."""
         return self.family.native_size and self.size[0] < self.family.sizes[0][0] // 2
+
+
+@cache
+def _arguments(pipeline: Any) -> tuple[set[str], list[str]]:
+    """What a class of pipelines is made with, and what of it are components."""
+    known = inspect.signature(pipeline.__init__).parameters
+    components = pipeline._get_signature_keys(pipeline)[0]
+    return set(known), [name for name in known if name in components]

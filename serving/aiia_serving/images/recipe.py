@@ -27,7 +27,7 @@ def recipe(call: Call, model: Model, precision: str) -> dict[str, Any]:
         "model": model.id,
         "family": model.family.name,
         "precision": precision,
-        "device": str(getattr(model.device, "type", model.device)),
+        "device": model.device.type,
         "versions": _versions(),
     }
 

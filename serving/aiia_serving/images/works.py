@@ -188,12 +188,12 @@ class Batch:
     def _prompts(self) -> dict[str, Any]:
         import torch
 
-        pipe = settled(self.pipe)
+        device = self.model.device
         made: dict[tuple[str, str | None], dict[str, Any]] = {}
         for call in self.calls:
             texts = _texts(call.job, self.model)
             if texts not in made:
-                made[texts] = prompts.encode(self.model, pipe._execution_device, *texts, call.windows)
+                made[texts] = prompts.encode(self.model, device, *texts, call.windows)
         each = [made[_texts(call.job, self.model)] for call in self.calls]
 
         def joined(parts: list[Any]) -> Any:

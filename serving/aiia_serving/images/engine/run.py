@@ -226,5 +226,5 @@ def _part(preview: "Image", call: Call) -> "Image":
 def _png(image: "Image") -> str:
     buffer = io.BytesIO()
     # More compression takes longer than most small models take for a step.
-    image.save(buffer, "PNG", compress_level=4)
+    image.save(buffer, "PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode()
