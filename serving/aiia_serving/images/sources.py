@@ -112,15 +112,16 @@ def load_model(
         raise _bad(f"{source.name} can't be loaded as {known.title}: {_short(error)}") from error
     components = {name: part for name, part in pipe.components.items() if name != "safety_checker"}
     for name, part in components.items():
-        if isinstance(part, torch.nn.Module):
+        # A part that was there may be in use, wherever it is.
+        if isinstance(part, torch.nn.Module) and name not in (parts or {}):
             _complete(source, name, part)
-            part.eval().requires_grad_(False)
+            part.eval().requires_grad_(False).to(device)
     known = known.variant(dict(components[known.network].config)).changed(limits or {}, defaults or {})
     if known.defaults.scheduler not in known.schedulers:
         names = ", ".join(known.schedulers)
         raise _bad(f"There is no scheduler '{known.defaults.scheduler}' for {known.title}. Schedulers: {names}.")
     config_names = ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
-    model = Model(
+    return Model(
         id or source.stem,
         known,
         components,
@@ -132,8 +133,6 @@ def load_model(
         | {"requires_safety_checker": False, "add_watermarker": False},
         shelf,
     )
-    model.to(device)
-    return model
 
 
 def _family(source: Path, name: str | None) -> Family:

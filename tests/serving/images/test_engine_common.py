@@ -16,6 +16,7 @@ from aiia_serving.images.engine.engine import Engine
 from aiia_serving.images.engine.loading import Loader
 from aiia_serving.images.engine.memory import Budget, Memory
 from aiia_serving.images.engine.placement import Placed
+from aiia_serving.images.sources import load_model
 from tests.serving.images.test_engine_runs import draw, end, job, pixels
 from tests.support.pictures import encoded, scene
 from tests.support.pipelines import SIZE, make, make_control, make_lora
@@ -144,6 +145,14 @@ async def test_what_differs_in_a_number_or_in_its_configuration_is_no_common_par
     empty.mkdir()
     assert common.first(empty) == empty
     assert common.first(tmp_path / "none") == tmp_path / "none"
+
+
+def test_a_part_that_is_there_stays_where_it_is(folder: Path) -> None:
+    vae = load_model(folder / "flux").components["vae"].to("meta")
+    model = load_model(folder / "tuned", parts={"vae": vae})
+    assert model.components["vae"] is vae
+    assert {weight.device.type for weight in vae.parameters()} == {"meta"}
+    assert model.network.device.type == "cpu"
 
 
 async def test_one_that_fails_to_load_leaves_the_parts_of_others_whole(folder: Path, tmp_path: Path) -> None:
