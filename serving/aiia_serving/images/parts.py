@@ -85,7 +85,7 @@ class Parts(Generic[Loaded]):
         return part
 
     def _is_loaded(self, name: str) -> bool:
-        return self._shelf.has(self._key(name))
+        return name in self._files and self._shelf.has(self._key(name))
 
     def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
         return self._shelf.once(self._key(name), load, self._module)

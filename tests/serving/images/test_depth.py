@@ -61,7 +61,7 @@ def test_it_counts_as_a_control_image(model: Model) -> None:
     assert "depth" in model.capabilities()["preprocessors"]
     seen = model.depths.image("depth", scene(32, 32), torch.float32, "cpu")
     assert draw(model, job("depth", scene(32, 32))).tobytes() == draw(model, job(None, seen)).tobytes()
-    assert model.depths.loaded[0] in list(model.modules())
+    assert model.depths.modules[0] in list(model.modules())
 
 
 def test_what_is_no_depth_model_is_refused(model: Model) -> None:
