@@ -20,8 +20,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 USERS = ("ada", "ben", "cleo")
 #: Requests that each keeps open at each of the models.
 OPEN = 6
-#: What is served before the shares are looked at: many times the largest request.
-ENOUGH = {"painter": 24_000.0, "writer": 24_000.0}
+#: What is served before the shares are looked at: many times the largest request, as it is charged at first. Who comes
+#: while ben's first one counts as its 2,000 tokens starts behind it, by 4,035; that stays, and is the contract's bound.
+ENOUGH = {"painter": 24_000.0, "writer": 120_000.0}
 #: The fake charges by steps alone. The gateway's guess goes by pixels, so one's guess is far too high, another's too
 #: low, and the truth has to correct both. The same for answers that end long before the tokens they were allowed.
 IMAGES: dict[str, list[dict[str, Any]]] = {
@@ -67,7 +68,6 @@ def gateway() -> Iterator[GatewayProcess]:
     redis.kill()
 
 
-@pytest.mark.xfail(strict=False, reason="in one start of twelve users are served by requests, not by cost: to be found")
 async def test_shares_are_equal_whatever_was_guessed(gateway: GatewayProcess) -> None:
     served = Served()
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
