@@ -393,6 +393,34 @@ async def test_a_gateway_that_was_taken_for_dead_comes_back(server: RedisServer)
     await wire.cut()
 
 
+async def test_a_gateway_comes_back_also_while_tickets_come_and_go(server: RedisServer) -> None:
+    wire = Wire(server.port)
+    await wire.start()
+    async with gateways(f"redis://127.0.0.1:{wire.port}/0", slots=2, express=0) as group:
+        queue = group.queues[0]
+        kept = [await enter(queue)]
+        await wire.cut()
+        await until(lambda: not queue.connected)
+
+        async def come_and_go() -> None:
+            while not queue.connected:
+                ticket = await enter(queue)
+                await asyncio.sleep(0)
+                kept[0].release(1)
+                kept[:] = [ticket]
+
+        traffic = asyncio.create_task(come_and_go())
+        await wire.start()
+        async with asyncio.timeout(60):
+            await traffic
+        load = await group.load()
+        assert (load.running, load.waiting, load.slots) == (1, 0, 2)
+        assert kept[0].admitted
+        assert (await enter(queue)).admitted
+        assert not (await enter(queue)).admitted
+    await wire.cut()
+
+
 async def test_a_restart_of_redis_costs_no_request(running_server: RedisServer) -> None:
     server = RedisServer(free_port())
     server.start()

@@ -157,12 +157,15 @@ class RedisQueue:
 
     def _post(self, line: Line, then: Callable[[Any], None], script: str, *args: Any) -> None:
         """Runs a script whose answer nobody waits for. What is lost here is found by the next tick or registration."""
+        self._then(then, self._send(line, script, *args))
 
+    @staticmethod
+    def _then(then: Callable[[Any], None], answer: "asyncio.Future[Any]") -> None:
         def done(answer: "asyncio.Future[Any]") -> None:
             if not answer.cancelled() and answer.exception() is None:
                 then(answer.result())
 
-        self._send(line, script, *args).add_done_callback(done)
+        answer.add_done_callback(done)
 
     async def _enter_shared(self, line: Line, ticket: RedisTicket) -> None:
         state, *rest = await self._send(line, "enter", ticket.id, *_described(ticket.work), self._max_waiting)
@@ -184,13 +187,18 @@ class RedisQueue:
             line.admit_alone()
 
     async def _on_up(self) -> None:
-        # Until this ends tickets come and go on this side alone, so it must catch up with them.
-        done: dict[str, int] = {}
-        while behind := [line for line in self._lines.values() if done.get(line.model) != line.version]:
-            for line in behind:
-                done[line.model] = line.version
-                line.admit(await self._register(line))
+        registered: dict[str, int] = {}
+        for line in list(self._lines.values()):
+            registered[line.model] = line.version
+            line.admit(await self._register(line))
+        # Meanwhile tickets came and went on this side alone. What is sent from now on goes after this.
+        for line in self._lines.values():
+            if registered.get(line.model) != line.version:
+                self._register_again(line)
         self._was_up = True
+
+    def _register_again(self, line: Line) -> None:
+        self._then(line.admit, self._register(line))
 
     def _register(self, line: Line) -> "asyncio.Future[Any]":
         now = time.monotonic()
@@ -243,8 +251,7 @@ class RedisQueue:
         for ticket_id in there - held.keys() - line.tickets.keys():
             self._post(line, line.admit, "release", ticket_id, "")
         if apart:
-            answer = self._register(line)
-            answer.add_done_callback(lambda a: None if a.cancelled() or a.exception() else line.admit(a.result()))
+            self._register_again(line)
         for row in lost:
             self._take_over(line, *row)
 
