@@ -13,14 +13,15 @@ from tests.fakes.gateway import GatewayProcess
 KEY = "sk-test-of-alice"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def control() -> Iterator[FakeControl]:
+    """One for each gateway that a file has as its own: what one gateway has seen another may not have."""
     with FakeControl() as control:
         control.add_key(KEY, "alice")
         yield control
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gateway(control: FakeControl) -> Iterator[GatewayProcess]:
     limits: dict[str, Any] = {
         "AIIA_GATEWAY_RETRY_S": "3",

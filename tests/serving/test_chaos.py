@@ -124,6 +124,8 @@ def read(visitor: Visitor, generation: Stored, reconnect: bool = False) -> str:
 
 
 def test_stop_frees_the_engine(instance: Instance, visitor: Visitor) -> None:
+    # The answers of the tests before have titles made after them.
+    visitor.wait_afterwords(WHOLE)
     generation = visitor.send(PROMPT, MODEL)
     visitor.wait(generation, in_the_middle, WHOLE)
     visitor.post(f"/generations/{generation.id}/stop/")

@@ -69,6 +69,15 @@ class Visitor:
             time.sleep(0.05)
         return row
 
+    def wait_afterwords(self, within: float) -> None:
+        """Returns when no title, tag or question is being made any more, of anybody."""
+        deadline = time.monotonic() + within
+        query = "SELECT count(*) FROM afterwords_afterword WHERE state = 'pending'"
+        with psycopg.connect(self._instance.database_url, autocommit=True) as connection:
+            while connection.execute(query).fetchone() != (0,):
+                assert time.monotonic() < deadline, self._instance.log_tail()
+                time.sleep(0.05)
+
     @contextmanager
     def follow(self, generation: Stored, after: str = "") -> Iterator[Iterator[tuple[str, str, Any]]]:
         """The server-sent events of a generation as `(event, id, data)`."""

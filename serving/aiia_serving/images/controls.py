@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiia_serving.images.parts import Parts, Shelf, weight_files
+from aiia_serving.images.parts import Parts, Shelf
 from aiia_serving.images.problem import ImageProblem
-from aiia_serving.images.weights import tensors
+from aiia_serving.images.weights import check_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,8 +29,7 @@ class Controls(Parts[Any]):
                 f"There is no ControlNet '{name}'. ControlNets here: {known}.", code="unknown_control", param=param
             )
         if not self._is_loaded(name):
-            for file in weight_files(self._files[name]):
-                tensors(file)
+            check_whole(self._files[name])
 
     def get(self, name: str, dtype: Any, device: Any) -> Any:
         """The ControlNet's module. Raises ImageProblem if its files are no ControlNet of the family."""

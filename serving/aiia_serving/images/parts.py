@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from aiia_serving.images.problem import ImageProblem
-
 Loaded = TypeVar("Loaded")
 
 # How it is loaded and placed, the class that loads it, and where its files lie.
@@ -92,13 +90,3 @@ class Parts(Generic[Loaded]):
 
     def _key(self, name: str) -> Key:
         return self._shelf.key(self._kind, self._files[name])
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a part. Raises ImageProblem for a folder without one."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("*.safetensors"))
-    if not found:
-        raise ImageProblem(f"{path.name} holds no safetensors file.", code="bad_weights", status=422)
-    return found

@@ -56,6 +56,15 @@ def files(path: Path) -> list[Path]:
     return plain or found
 
 
+def check_whole(path: Path) -> None:
+    """Raises ImageProblem unless a file, or a folder's weights, are there and whole."""
+    found = files(path)
+    if not found:
+        raise _bad(path, "holds no safetensors file")
+    for file in found:
+        tensors(file)
+
+
 def numbers(path: Path) -> int:
     """How many numbers the weights of a file or folder are."""
     return sum(prod(tensor.shape) for file in files(path) for tensor in tensors(file).values())

@@ -17,6 +17,7 @@ from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.sources import lacking, load_model, recognise
 from aiia_serving.images.upscale import MARGIN, TILE, Upscalers
+from aiia_serving.images.weights import check_whole
 from aiia_serving.images.works import assemble, prepare
 from tests.support import pipelines
 from tests.support.original import flux_file, single_file
@@ -122,6 +123,12 @@ def test_torn_weights_are_refused(folder: Path, keep: int) -> None:
 def test_what_are_no_weights_is_refused_with_what_it_is(folder: Path, content: bytes, word: str) -> None:
     weights(folder).write_bytes(content)
     assert word in reason(folder)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(ImageProblem, match="holds no safetensors file"):
+        check_whole(tmp_path)
 
 
 def test_a_folder_that_lacks_a_part_is_refused(folder: Path) -> None:
