@@ -324,6 +324,8 @@ def _key(job: Job, model: Model, windows: int, canvas: tuple[int, int]) -> tuple
         _texts(job, model)[1] is not None,
         windows,
         tuple((lora.name, lora.weight) for lora in job.loras),
+        # A control image is made for the result's size, of which several have one canvas.
+        (job.width, job.height) if job.control else None,
         tuple((one.name, digest(one.image), one.preprocessor, one.weight, one.start, one.end) for one in job.control),
     )
 

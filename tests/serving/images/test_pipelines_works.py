@@ -166,6 +166,19 @@ def test_what_differs_in_kind_is_no_batch(model: Model, change: dict[str, Any]) 
         assemble(model, calls)
 
 
+@pytest.mark.parametrize("work", ["generate", "edit"])
+def test_those_of_one_canvas_follow_each_its_own_control_image(model: Model, work: str) -> None:
+    """It is fitted to the result's size, which may be smaller than what is computed."""
+    sizes = [{"width": 32, "height": height} for height in (25, 32)]
+    plain, held = (
+        [prepare(job(work, **size, **more), model).calls[0] for size in sizes] for more in ({}, {"control": [CANNY]})
+    )
+    assert len({call.canvas for call in (*plain, *held)}) == 1
+    assert len({call.key for call in plain}) == 1
+    assert len({call.pictures.controls[0].tobytes() for call in held}) == 2
+    assert len({call.key for call in held}) == 2
+
+
 @pytest.mark.parametrize("work", ["inpaint", "outpaint"])
 def test_pixels_outside_the_mask_stay(model: Model, work: str) -> None:
     (image,) = draw(model, job(work))
