@@ -2,8 +2,9 @@
 
 import queue
 import random
+import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -253,6 +254,83 @@ def test_the_budget_holds_and_nothing_in_use_is_lost(
     assert (world.on["device"], world.on["cpu"]) == (on_device, in_main)
     assert in_main <= (main or 0)
     assert all(state["users"] == 0 for state in memory.states())
+
+
+@pytest.fixture
+def often() -> Iterator[None]:
+    """Threads take turns as often as they can, so that what may happen between two lines does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often")
+def test_what_is_to_leave_is_nobodys_any_more() -> None:
+    world = World(Budget(10))
+    memory: Memory[Held] = Memory(Budget(10), "device")
+    for name in "abc":
+        memory.add(name, lambda: Held(world, 6), 6)
+
+    def bring() -> None:
+        for name in "abc" * 400:
+            with memory.using(name) as model:
+                assert model.place == ["device"]
+
+    def use() -> None:
+        for name in "abc" * 2000:
+            with memory.using_if_there(name) as found:
+                assert found is None or found.place == ["device"]
+
+    threads = [Thread(work) for work in (bring, bring, use, use)]
+    assert [thread.outcome() for thread in threads] == [None] * 4
+    assert world.most <= 10
+
+
+class Slow(Held):
+    """Stops at each move, until it is let go."""
+
+    def __init__(self, world: World, size: int) -> None:
+        super().__init__(world, size)
+        self.moving, self.go = threading.Event(), threading.Event()
+
+    def to(self, device: object, but: Collection[str] = ()) -> None:
+        self.moving.set()
+        assert self.go.wait(30)
+        super().to(device, but)
+
+
+def test_nobody_waits_for_a_move_who_does_not_need_it() -> None:
+    world = World(Budget(10, 10))
+    memory: Memory[Held] = Memory(Budget(10, 10), "device")
+    slow = Slow(world, 6)
+    slow.go.set()
+    memory.add("slow", lambda: slow, 6)
+    for name, size in {"small": 4, "large": 6}.items():
+        memory.add(name, lambda size=size: Held(world, size), size)  # type: ignore[misc]
+    for name in ("slow", "small"):
+        with memory.using(name):
+            pass
+    slow.moving.clear()
+    slow.go.clear()
+
+    def bring() -> None:
+        with memory.using("large"):
+            pass
+
+    def look() -> dict[object, object]:
+        with memory.using("small"), memory.using_if_there("slow") as found:
+            assert found is None
+            return {state["name"]: state["place"] for state in memory.states()} | {"used": memory.used()}
+
+    with memory.using("small"):
+        bringing = Thread(bring)
+        assert slow.moving.wait(30)
+        places = Thread(look).outcome()
+        slow.go.set()
+        assert bringing.outcome() is None
+    assert places == {"slow": "main", "small": "device", "large": "away", "used": (4, 6)}
+    assert memory.used() == (10, 6)
 
 
 def test_the_least_useful_goes_first_and_comes_back_from_main_memory() -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -70,7 +70,10 @@ class Slot(Generic[Model]):
 
 
 class Memory(Generic[Model]):
-    """For any number of threads. One model is moved at a time, so the budget also holds while it is."""
+    """For any number of threads. One of them moves models at a time, so the budget also holds while it does.
+
+    Nobody waits for a move who only uses what is there, or asks what is.
+    """
 
     def __init__(self, budget: Budget, device: object = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
         self.budget = budget
@@ -165,12 +168,17 @@ class Memory(Generic[Model]):
         Who holds a model and waited for room could wait for one who does the same.
         """
         slot = self._slots[name]
+        leaving: list[Slot[Model]] = []
         with self._changed:
             there = not self._busy and _bytes(self._in_use()) + size <= self.budget.device
             if there:
                 slot.more += size
-                self._make_room()
+                self._busy = True
+                leaving = self._leaving()
         try:
+            if there:
+                with self._done_after():
+                    self._put_away(leaving)
             yield there
         finally:
             with self._changed:
@@ -205,11 +213,15 @@ class Memory(Generic[Model]):
         """Removes every model that is not in use from the device; how many bytes that were."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
+            self._busy = True
             before = _bytes(self._at("device"))
-            for slot in self._at("device"):
-                if not slot.users:
-                    self._put_away(slot)
-            return before - _bytes(self._at("device"))
+            leaving = [slot for slot in self._at("device") if not slot.users]
+            for slot in leaving:
+                slot.place = "main"
+            freed = before - _bytes(self._at("device"))
+        with self._done_after():
+            self._put_away(leaving)
+        return freed
 
     def _at(self, place: Place) -> list[Slot[Model]]:
         return [slot for slot in self._slots.values() if slot.place == place]
@@ -227,23 +239,30 @@ class Memory(Generic[Model]):
             if slot.place == "device" and slot.model is not None:
                 return slot.model
             self._busy = True
-        try:
-            # Loading goes on without the lock: others go on using what is there.
-            return self._bring(slot)
-        except BaseException as error:
-            with self._changed:
-                slot.users -= 1
+            # Chosen before anyone else can take them.
+            leaving = self._leaving(slot)
+        with self._done_after():
+            try:
+                self._put_away(leaving, slot)
+                return self._bring(slot)
+            except BaseException as error:
                 self._drop(slot)
-                slot.problem = error if isinstance(error, ImageProblem) else slot.problem
-            raise
+                with self._changed:
+                    slot.users -= 1
+                    slot.problem = error if isinstance(error, ImageProblem) else slot.problem
+                raise
+
+    @contextmanager
+    def _done_after(self) -> Iterator[None]:
+        """Around what the one who moves does, without the lock."""
+        try:
+            yield
         finally:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
 
     def _bring(self, slot: Slot[Model]) -> Model:
-        with self._changed:
-            self._make_room(slot)
         started = self._clock()
         if slot.model is None:
             slot.model = slot.load()
@@ -260,24 +279,27 @@ class Memory(Generic[Model]):
         """Whether there is room, or would be without what is not in use."""
         return _bytes([*self._in_use(), slot]) <= self.budget.device
 
-    def _make_room(self, *coming: Slot[Model]) -> None:
+    def _leaving(self, *coming: Slot[Model]) -> list[Slot[Model]]:
+        """Those that make room on the device, the least useful first. From now on they count in main memory."""
+        leaving = []
         while _bytes([*self._at("device"), *coming]) > self.budget.device:
             idle = [other for other in self._at("device") if not other.users]
-            self._put_away(min(idle, key=lambda other: other.worth(self._clock())), *coming)
+            least = min(idle, key=lambda other: other.worth(self._clock()))
+            least.place = "main"
+            leaving.append(least)
+        return leaving
 
-    def _put_away(self, slot: Slot[Model], *coming: Slot[Model]) -> None:
+    def _put_away(self, leaving: Sequence[Slot[Model]], *coming: Slot[Model]) -> None:
         """From the device to main memory, or away; those that are ``coming`` stay where they are."""
-        main = self.budget.main or 0
-        there = [other for other in self._at("main") if other not in coming]
+        main = self.budget.main
+        there = [other for other in self._at("main") if other not in coming and other not in leaving]
         there.sort(key=lambda other: other.worth(self._clock()))
-        # From now on it counts there.
-        slot.place = "main"
-        while there and self._in_main() > main:
-            self._drop(there.pop(0))
-        if slot.model is None or self.budget.main is None or self._in_main() > main:
-            self._drop(slot)
-        else:
-            slot.model.to("cpu", _keys(self._at("device")))
+        for other in (*there, *leaving):
+            if main is None or self._in_main() > main:
+                self._drop(other)
+        for slot in leaving:
+            if slot.model is not None:
+                slot.model.to("cpu", _keys(self._at("device")))
 
     def _drop(self, slot: Slot[Model]) -> None:
         others = [other for other in self._slots.values() if other is not slot and other.place != "away"]
