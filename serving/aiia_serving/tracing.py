@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from aiia_serving.logs import request_id
 
-__all__ = ["Span", "SpanKind", "configure_tracing", "describe", "headers", "span", "traces_endpoint"]
+__all__ = ["Span", "SpanKind", "configure_tracing", "describe", "ended", "headers", "span", "traces_endpoint"]
 
 _tracer = trace.get_tracer("aiia.serving")
 
@@ -27,8 +27,8 @@ def traces_endpoint() -> str | None:
     return f"{base.rstrip('/')}/v1/traces" if base else None
 
 
-def configure_tracing(role: str) -> None:
-    """Starts sending this process's spans as the service ``aiia-<role>``. Called once, before the first span."""
+def configure_tracing(service: str) -> None:
+    """Starts sending this process's spans as those of ``service``. Called once, before the first span."""
     if (endpoint := traces_endpoint()) is None:
         return
     # Half a second of imports, for those who want it.
@@ -37,7 +37,7 @@ def configure_tracing(role: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"aiia-{role}"}))
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
     trace.set_tracer_provider(provider)
 
@@ -67,6 +67,15 @@ def describe(span: Span, outcome: str, fields: Mapping[str, Any]) -> None:
         span.set_attributes({f"aiia.{name}": value for name, value in fields.items()} | {"aiia.outcome": outcome})
         if fields["status"] >= 500:
             span.set_status(Status(StatusCode.ERROR, str(fields.get("error", ""))))
+
+
+def ended(outcome: str, **fields: float) -> None:
+    """Says on the current span how its work ended, and what it took; ``failed`` marks the span."""
+    current = trace.get_current_span()
+    if current.is_recording():
+        current.set_attributes({f"aiia.{name}": value for name, value in fields.items()} | {"aiia.outcome": outcome})
+        if outcome == "failed":
+            current.set_status(Status(StatusCode.ERROR))
 
 
 def headers() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from aiia_serving.catalogue.document import ModelDocument
+from aiia_serving.tracing import traces_endpoint
 
 
 def application(
@@ -16,7 +17,14 @@ def application(
 ) -> dict[str, Any]:
     """See ``aiia_serving.engines.application``. ``args`` go to the builder at ``import_path``, with the deployment."""
     spec = document.spec
-    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if (endpoint := traces_endpoint()) is not None:
+        variables["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = endpoint
     actor: dict[str, Any] = {
         "num_gpus": spec.resources.gpus,
         "runtime_env": {"env_vars": variables | (environment or {})},

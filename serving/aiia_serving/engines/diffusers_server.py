@@ -11,6 +11,7 @@ from aiia_serving.images.engine.loading import Loader
 from aiia_serving.images.engine.memory import Budget, Memory
 from aiia_serving.images.engine.placement import GPU_PART, Placed, gpu_bytes, main_bytes
 from aiia_serving.images.problem import ImageProblem
+from aiia_serving.tracing import configure_tracing
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Server:
     def __init__(self, model: str, pipelines: dict[str, dict[str, Any]], options: dict[str, Any]) -> None:
         import torch
 
+        configure_tracing(model)
         torch.set_num_threads(options["threads"])
         said = int(options["memory_gb"] * 1e9) if options["memory_gb"] else None
         common = Common()

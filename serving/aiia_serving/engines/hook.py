@@ -1,10 +1,13 @@
 """Runs first in every Ray worker process of ours (see ``environment``)."""
 
 import importlib
+import logging
 import multiprocessing
 import os
 from multiprocessing import forkserver
 from typing import Any
+
+from aiia_serving.logs import configure_logging
 
 # What a vLLM replica imports before it can do anything, several seconds of it.
 _VLLM_MODULES = (
@@ -20,12 +23,21 @@ _VLLM_ENGINE_MODULES = ["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "vll
 
 
 def setup() -> None:
+    _log_as_json()
     _keep_to_loopback()
     if os.environ.get("AIIA_PRELOAD") == "vllm":
         multiprocessing.set_forkserver_preload(_VLLM_ENGINE_MODULES)
         forkserver.ensure_running()
         for module in _VLLM_MODULES:
             importlib.import_module(module)
+
+
+def _log_as_json() -> None:
+    # Nobody shortens the files that Ray makes of a worker's output.
+    configure_logging(logging.WARNING)
+    ray = logging.getLogger("ray")
+    ray.handlers.clear()
+    ray.propagate = True
 
 
 def _keep_to_loopback() -> None:

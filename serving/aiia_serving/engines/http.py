@@ -10,11 +10,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from aiia_serving import tracing
 from aiia_serving.catalogue.loader import describe
+from aiia_serving.replica import Traced
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def http_application(path: str, endpoint: Endpoint) -> Starlette:
 
     async def answer(request: Request) -> Response:
         started = time.perf_counter()
-        outcome = "cancelled"
+        tokens, outcome = 0, "cancelled"
         try:
             response, tokens, outcome = await _answer(endpoint, request)
             metrics.tokens.inc(tokens)
@@ -47,6 +50,7 @@ def http_application(path: str, endpoint: Endpoint) -> Starlette:
         finally:
             metrics.requests.labels(outcome).inc()
             metrics.seconds.observe(time.perf_counter() - started)
+            tracing.ended(outcome, tokens=tokens)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -56,7 +60,7 @@ def http_application(path: str, endpoint: Endpoint) -> Starlette:
 
     return Starlette(
         routes=[
-            Route(path, answer, methods=["POST"]),
+            Route(path, answer, methods=["POST"], middleware=[Middleware(Traced, f"POST {path}")]),
             Route("/health", health),
             Route("/metrics", show_metrics),
         ]

@@ -7,12 +7,14 @@ from typing import Any
 from aiia_serving.engines.http import http_application
 from aiia_serving.engines.scoring import Rerank, load_scorer
 from aiia_serving.engines.vectors import Embeddings, Vectors
+from aiia_serving.tracing import configure_tracing
 
 
 class Server:
     """Computes in batches of what waits: while one is computed the next one gathers."""
 
     def __init__(self, engine: str, model: str, folder: str, options: dict[str, Any]) -> None:
+        configure_tracing(model)
         if engine == "embedding":
             vectors = Vectors(folder, options["max_length"], options["matryoshka"])
             endpoint: Embeddings | Rerank = Embeddings(

@@ -12,7 +12,7 @@ from aiia_serving.tracing import configure_tracing
 
 def main() -> None:
     configure_logging()
-    configure_tracing("gateway")
+    configure_tracing("aiia-gateway")
     # What is loaded stays. Looking through all of it for garbage would hold up every answer that is being relayed.
     gc.collect()
     gc.freeze()

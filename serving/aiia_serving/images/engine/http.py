@@ -3,21 +3,28 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from aiia_serving import tracing
 from aiia_serving.images.engine.engine import Engine, Event, Submission
 from aiia_serving.images.engine.failures import problem_of
 from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
+from aiia_serving.replica import Traced
 
+log = logging.getLogger(__name__)
+
+_JOBS = "/v1/images/jobs"
 # A proxy notices that the caller is gone when it writes.
 _BEAT_S = 1.0
 
@@ -31,6 +38,7 @@ def http_application(engine: Engine, replica: str) -> Starlette:
 
     def refused(problem: ImageProblem) -> Response:
         metrics.jobs.labels("refused").inc()
+        tracing.ended("refused" if problem.status < 500 else "failed")
         return JSONResponse(problem.body(), problem.status)
 
     async def jobs(request: Request) -> Response:
@@ -67,7 +75,7 @@ def http_application(engine: Engine, replica: str) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/images/jobs", jobs, methods=["POST"]),
+            Route(_JOBS, jobs, methods=["POST"], middleware=[Middleware(Traced, f"POST {_JOBS}")]),
             Route("/v1/images/capabilities", capabilities),
             Route("/v1/images/states", states),
             Route("/health", health),
@@ -103,6 +111,10 @@ class _Events(Response):
             self._submission.cancel()
             self._metrics.jobs.labels(outcome).inc()
             self._metrics.gpu_ms.inc(self._submission.gpu_ms)
+            tracing.ended(outcome, gpu_ms=self._submission.gpu_ms)
+            if outcome == "failed":
+                # The engine, which computes for several at once, has told why.
+                log.error("a job failed")
 
     async def _lines(self) -> AsyncIterator[bytes]:
         async with contextlib.aclosing(self._submission.events()) as events:
