@@ -13,6 +13,7 @@ from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
 
 STEPS = 4
+SHADE = 20
 SIDE = 64
 GPU_MS_PER_STEP = 10
 SCHEDULERS = ("default", "euler")
@@ -49,28 +50,36 @@ def accepted(data: dict[str, Any]) -> Job:
         raise ImageProblem(f"There is no scheduler '{job.scheduler}'.", code="unknown_scheduler", param="scheduler")
     if max(job.width or 0, job.height or 0) > 512:
         raise ImageProblem("At most 512 pixels.", code="size_too_large", param="size", advice="Ask for less.")
+    if job.work == "upscale":
+        return job.model_copy(update={"seed": job.seed or 0})
     steps = job.steps or max(1, round(STEPS * job.effort))
     resolved = {"width": job.width or SIDE, "height": job.height or SIDE, "steps": steps}
     return job.model_copy(update={**resolved, "seed": job.seed or 0})
 
 
 async def drawing(job: Job, step_s: float, failing: bool) -> AsyncIterator[tuple[dict[str, Any], int]]:
-    """Events, and how many steps each one is. ``failing`` ends with an error instead of the images."""
-    steps, size = job.steps or STEPS, (job.width or SIDE, job.height or SIDE)
+    """Events, and how many steps each one is. ``failing`` ends with an error instead of the images.
+
+    The shade of a preview tells its step.
+    """
+    steps, size = job.steps or 1, (job.width or SIDE, job.height or SIDE)
+    if job.work == "upscale":
+        size = (round(SIDE * (job.scale or 4)),) * 2
     yield {"type": "waiting", "position": 1}, 0
     yield {"type": "loading", "what": "fake", "eta_s": None}, 0
     for step in range(1, steps + 1):
         await asyncio.sleep(step_s)
-        yield {"type": "step", "step": step, "steps": steps, "eta_s": (steps - step) * step_s}, 1
+        told = {"step": step * job.n, "steps": steps * job.n, "eta_s": (steps - step) * step_s}
+        yield {"type": "step", **told}, 1
         if job.previews and step % job.previews == 0:
-            shade = colour(job.prompt, job.image_seed(0))
-            yield {"type": "preview", "index": 0, "step": step, "image": picture((16, 16), shade, "JPEG")}, 0
+            image = picture((16, 16), (step * SHADE,) * 3, "JPEG")
+            yield {"type": "preview", "index": 0, "step": step, "image": image}, 0
     yield {"type": "decoding"}, 0
     if failing:
-        told = ImageProblem(
+        problem = ImageProblem(
             "The image came out as NaN.", code="nan_image", status=422, param="loras", advice="Leave the LoRA out."
         )
-        yield told.event(), 0
+        yield problem.event(), 0
         return
     for index in range(job.n):
         seed = job.image_seed(index)

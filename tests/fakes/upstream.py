@@ -78,6 +78,8 @@ class Behaviour:
     nan_image: bool = False
     # Added to the text of every token, for characters that no database takes.
     poison: str = ""
+    # What ends the lines of a stream of text.
+    line_end: str = "\n"
 
 
 JSON_ROUTES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -277,7 +279,7 @@ class Upstream:
         async for frame, tokens in answer.frames():
             if fault != "none" and sent + tokens > self.behaviour.fault_after:
                 break
-            await send({"type": "http.response.body", "body": b"data: %b\n\n" % frame, "more_body": True})
+            await send({"type": "http.response.body", "body": self._event(frame), "more_body": True})
             sent += tokens
         if fault == "die":
             raise CutError
@@ -286,9 +288,12 @@ class Upstream:
         if fault == "error_frame":
             message = self._quoting("EngineCore died", request)
             error = {"error": {"message": message, "type": "InternalServerError", "param": None, "code": 500}}
-            await send({"type": "http.response.body", "body": b"data: %b\n\n" % _dump(error), "more_body": True})
-        last = b"" if fault == "no_done" else b"data: [DONE]\n\n"
+            await send({"type": "http.response.body", "body": self._event(_dump(error)), "more_body": True})
+        last = b"" if fault == "no_done" else self._event(b"[DONE]")
         await send({"type": "http.response.body", "body": last})
+
+    def _event(self, data: bytes) -> bytes:
+        return b"data: " + data + 2 * self.behaviour.line_end.encode()
 
 
 class Answer:

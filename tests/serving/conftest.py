@@ -50,6 +50,7 @@ def upstream(_upstream: FakeUpstream, control: FakeControl, gateway: GatewayProc
         calls=0,
         fault="none",
         fault_times=-1,
+        line_end="\n",
     )
     control.set_model("fake", _upstream.base_url)
     control.wait_seen()

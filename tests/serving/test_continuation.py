@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from aiia_serving.gateway.transcript import Transcript
 from tests.fakes import FakeUpstream
 from tests.fakes.answers import answer_text
 from tests.fakes.control import FakeControl
@@ -34,7 +35,7 @@ def frames(gateway: GatewayProcess, path: str = "chat/completions", **fields: An
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("fault", ["die", "no_done"])
+@pytest.mark.parametrize("fault", ["die", "no_done", "error_frame"])
 def test_a_chat_goes_on(gateway: GatewayProcess, upstream: FakeUpstream, client: openai.OpenAI, fault: str) -> None:
     upstream.control(fault=fault)
     chunks = list(client.chat.completions.create(model="fake", messages=HI, stream=True, temperature=0))
@@ -83,6 +84,7 @@ def test_ids_are_only_for_those_who_ask(gateway: GatewayProcess, upstream: FakeU
         {"stop": ["never"]},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]},
         {"response_format": {"type": "json_object"}},
+        {"n": 2},
     ],
 )
 def test_what_cannot_be_exact_is_an_honest_error(gateway: GatewayProcess, fields: dict[str, Any]) -> None:
@@ -103,6 +105,24 @@ def test_it_may_die_again_and_again(gateway: GatewayProcess, upstream: FakeUpstr
     *answer, last = frames(gateway)
     assert last == "[DONE]"
     assert "".join(frame["choices"][0]["delta"].get("content") or "" for frame in answer) == answer_text(32)
+
+
+def test_each_replica_that_got_further_starts_the_time_for_tries_anew(
+    control: FakeControl, upstream: FakeUpstream
+) -> None:
+    upstream.control(fault_after=10, fault_times=2)
+    with GatewayProcess(control.url, AIIA_GATEWAY_RETRY_S="0.1") as hasty:
+        *answer, last = frames(hasty, response_format={"type": "text"})
+    assert last == "[DONE]"
+    assert "".join(frame["choices"][0]["delta"].get("content") or "" for frame in answer) == answer_text(32)
+
+
+def test_a_cut_choice_is_not_passed_off_as_whole() -> None:
+    transcript = Transcript()
+    for choice in ({"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}):
+        transcript.add(b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode())
+    transcript.add(b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n')
+    assert transcript.read().finished == {0}
 
 
 def test_it_may_die_twice_while_text_is_held_back(gateway: GatewayProcess, upstream: FakeUpstream) -> None:

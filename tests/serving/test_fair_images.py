@@ -102,4 +102,8 @@ def test_the_cost_of_an_image_is_learnt() -> None:
     # What the model does by itself is learnt from what it did.
     paces.learn("m", Job(work="generate"), 4000, (1024, 1024), 10)
     assert paces.estimate("m", Job(work="generate")) == pytest.approx(4000)
+    upscale = Job(work="upscale", images=["AAAA"], scale=2.0)
+    paces.learn("m", upscale, 50, (1024, 1024), 0)
+    assert paces.estimate("m", upscale) == pytest.approx(50)
+    assert paces.estimate("m", Job(work="generate")) == pytest.approx(4000)
     assert paces.estimate("other", job) > 0

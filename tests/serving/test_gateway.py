@@ -1,8 +1,10 @@
 """The gateway over HTTP, with OpenAI's own client unchanged."""
 
 import json
+import socket
 import threading
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -307,6 +309,55 @@ def test_a_model_that_fails_before_its_first_byte_is_tried_again(
     else:
         text = client.chat.completions.create(model="fake", messages=HI).choices[0].message.content or ""
     assert text == answer_text(32)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engine_that_fails_before_its_first_token_is_tried_again(
+    client: openai.OpenAI, upstream: FakeUpstream, stream: bool
+) -> None:
+    upstream.control(fault="error_frame", fault_times=2)
+    asked: Any = {"model": "fake", "messages": HI}
+    if stream:
+        chunks = client.chat.completions.create(**asked, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer_text(32)
+    else:
+        assert client.chat.completions.create(**asked).choices[0].message.content == answer_text(32)
+
+
+def test_a_request_that_fails_the_engine_each_time_comes_to_an_end(
+    client: openai.OpenAI, upstream: FakeUpstream
+) -> None:
+    upstream.control(fault="error_frame")
+    before = upstream.stats()["started"]
+    with pytest.raises(openai.InternalServerError) as failed:
+        client.chat.completions.create(model="fake", messages=HI)
+    assert (failed.value.status_code, failed.value.code) == (502, "model_error")
+    assert upstream.stats()["started"] - before == 3
+
+
+def test_lines_may_end_as_the_server_likes(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
+    upstream.control(line_end="\r\n")
+    status, text = raw_stream(gateway, stream_options={"include_usage": True})
+    assert status == 200
+    *frames, last = data(text)
+    assert content(frames) == answer_text(32)
+    assert last["usage"]["completion_tokens"] == 33
+    assert text.endswith("data: [DONE]\n\n")
+
+
+def test_a_caller_that_reads_nothing_loses_its_place(control: FakeControl, upstream: FakeUpstream) -> None:
+    upstream.control(tokens=1_000_000)
+    with GatewayProcess(control.url, AIIA_GATEWAY_STALL_S="0.5") as gateway, socket.socket() as caller:
+        address = urlsplit(gateway.base_url)
+        control.forget_usage()
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect((address.hostname, address.port))
+        body = json.dumps({"model": "fake", "messages": HI, "stream": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        caller.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        (record,) = control.wait_usage(lambda records: len(records) == 1, timeout=60)
+    assert record["outcome"] == "cancelled"
+    assert record["completion_tokens"] > 0
 
 
 def test_a_plain_answer_survives_a_death_in_the_middle(client: openai.OpenAI, upstream: FakeUpstream) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.fakes import FakeUpstream
 from tests.fakes.control import INTERNAL_TOKEN, FakeControl
 from tests.fakes.gateway import GatewayProcess
-from tests.fakes.images import GPU_MS_PER_STEP, STEPS, colour, picture
+from tests.fakes.images import GPU_MS_PER_STEP, SHADE, STEPS, colour, picture
 from tests.serving.conftest import KEY
 from tests.support.services import RedisServer
 
@@ -181,6 +181,23 @@ def test_variations(client: openai.OpenAI, replica: FakeUpstream) -> None:
     assert answer.data is not None
     assert opened(answer.data[0].b64_json).size == (256, 256)
     assert replica.requests()[-1]["body"]["work"] == "variation"
+
+
+def test_an_upscaled_image_tells_its_size(gateway: GatewayProcess, replica: FakeUpstream) -> None:
+    image = f"data:image/png;base64,{base64.b64encode(RED_DOT).decode()}"
+    answer = post(gateway, "edits", image=image, upscale={"scale": 2.0}, prompt="")
+    assert (answer.status_code, answer.json()["size"]) == (200, "128x128"), answer.text
+
+
+@pytest.mark.parametrize("steps", [None, 9])
+@pytest.mark.parametrize("n", [1, 2])
+def test_partial_images_are_spread_over_the_steps(
+    client: openai.OpenAI, replica: FakeUpstream, steps: int | None, n: int
+) -> None:
+    asked: Any = {"quality": "high", "extra_body": {"steps": steps}, "n": n}
+    seen = list(client.images.generate(model="painter", prompt="a", stream=True, partial_images=2, **asked))
+    shades = [opened(event.b64_json).getpixel((0, 0)) for event in seen if event.type.endswith("partial_image")]
+    assert [round(shade[0] / SHADE) for shade in shades] == ([3, 6] if steps else [2, 4])
 
 
 @pytest.mark.parametrize("steps", [None, 9])

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from aiia_serving.gateway.assemble import Assembler
 from aiia_serving.gateway.errors import ApiError
-from aiia_serving.gateway.sse import FrameBuffer, data_of, has_error, is_done, without_done
+from aiia_serving.gateway.sse import FrameBuffer, data_of, has_error, is_done, split_error, take_usage
+from aiia_serving.gateway.upstream import UpstreamLostError
 
 pytestmark = pytest.mark.unit
 
@@ -26,8 +27,8 @@ def test_only_whole_frames_come_out_and_nothing_is_lost(cuts: list[int]) -> None
 
 def test_carriage_returns_end_frames_too() -> None:
     buffer = FrameBuffer()
-    assert buffer.feed(b"data: 1\r\n\r\ndata: 2\r") == b"data: 1\r\n\r\n"
-    assert buffer.feed(b"\n\r\n") == b"data: 2\r\n\r\n"
+    assert buffer.feed(b"data: 1\r\n\r\ndata: 2\r") == b"data: 1\n\n"
+    assert buffer.feed(b"\n\r\n") == b"data: 2\n\n"
 
 
 def test_the_end_mark_and_errors_are_seen() -> None:
@@ -36,13 +37,19 @@ def test_the_end_mark_and_errors_are_seen() -> None:
     assert not has_error(STREAM)
     broken = b'data: {"error": {"message": "x"}}\n\ndata: [DONE]\n\n'
     assert has_error(broken)
-    assert without_done(broken) == b'data: {"error": {"message": "x"}}\n\n'
+    assert split_error(STREAM + broken) == (STREAM, {"message": "x"})
+    assert split_error(b"data: 1\n\nevent: error\n" + broken) == (b"data: 1\n\n", {"message": "x"})
 
 
 def test_the_space_after_the_colon_is_the_servers_choice() -> None:
     assert is_done(b'data:{"x": 1}\n\ndata:[DONE]\n\n')
     assert has_error(b'data:{"error": {}}\n\n')
-    assert without_done(b"data:1\n\ndata:[DONE]\n\n") == b"data:1\n\n"
+    assert split_error(b'data:1\n\ndata:{"error": "x"}\n\n') == (b"data:1\n\n", "x")
+
+
+def test_usage_is_taken_from_frames_with_names_too() -> None:
+    last = b'event: message\ndata: {"choices": [], "usage": {"total_tokens": 3}}\n\n'
+    assert take_usage(b"data: 1\n\n" + last, keep=False) == (b"data: 1\n\n", {"total_tokens": 3})
 
 
 def test_data_of_frames() -> None:
@@ -67,6 +74,10 @@ def test_tool_calls_are_put_together_by_index() -> None:
 
 
 def test_a_models_error_ends_the_assembly() -> None:
-    with pytest.raises(ApiError) as failed:
+    with pytest.raises(UpstreamLostError) as lost:
         Assembler(chat=True).feed(b'{"error": {"message": "out of memory", "code": 500}}')
-    assert failed.value.status == 502
+    assert lost.value.said is not None
+    assert lost.value.said.status == 502
+    with pytest.raises(ApiError) as refused:
+        Assembler(chat=True).feed(b'{"error": {"message": "too long", "code": 400}}')
+    assert refused.value.status == 400

@@ -27,7 +27,7 @@ from aiia_serving.gateway.protocols.openai import OpenAIText
 from aiia_serving.gateway.protocols.rerank import Rerank
 from aiia_serving.gateway.protocols.responses import Responses
 from aiia_serving.gateway.queues import queue_report
-from aiia_serving.gateway.reply import disconnected, read_body
+from aiia_serving.gateway.reply import CallerLeftError, disconnected, read_body
 from aiia_serving.gateway.requests import ChatRequest, CompletionRequest, TokenizeRequest, parse
 from aiia_serving.gateway.scrape import pages
 from aiia_serving.gateway.services import Gateway
@@ -103,6 +103,9 @@ class _Work(Generic[R]):
                 outcome = "complete"
             else:
                 fields["outcome"] = "caller left"
+        except CallerLeftError:
+            # Ending without an end of the answer closes the connection.
+            fields["outcome"] = "caller left"
         except ApiError as error:
             outcome = "failed"
             fields |= {"error": error.error["code"], "status": error.status}

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from aiia_serving.gateway.errors import ApiError, upstream_failed
+from aiia_serving.gateway.upstream import UpstreamLostError
 
 
 class Assembler:
@@ -16,13 +17,13 @@ class Assembler:
         self._usage: dict[str, Any] | None = None
 
     def feed(self, data: bytes) -> None:
-        """Takes the data of one frame. Raises ``ApiError`` for a model's error and for what is not JSON."""
+        """Takes the data of one frame. Raises for a model's error, and ``ApiError`` for what is not JSON."""
         try:
             frame = json.loads(data)
         except ValueError as error:
             raise upstream_failed("The model sent a frame that is not JSON.") from error
         if refusal := frame.get("error"):
-            raise model_error(refusal)
+            raise model_failure(refusal)
         for key in ("id", "created", "model", "system_fingerprint", "prompt_token_ids"):
             if frame.get(key) is not None:
                 self._base.setdefault(key, frame[key])
@@ -61,8 +62,15 @@ class Assembler:
             choice["logprobs"] = _joined_logprobs(choice["logprobs"], part["logprobs"])
 
 
-def model_error(error: Any) -> ApiError:
-    """A model's own error object as ours; its status is kept when it blames the request."""
+def model_failure(error: Any) -> ApiError | UpstreamLostError:
+    """What a model's own error object means: another try may succeed when the model's engine has failed."""
+    problem = _as_ours(error)
+    code = error.get("code") if isinstance(error, dict) else None
+    return UpstreamLostError(str(problem), problem) if isinstance(code, int) and code >= 500 else problem
+
+
+def _as_ours(error: Any) -> ApiError:
+    """Its status is kept when it blames the request."""
     message = error.get("message") if isinstance(error, dict) else str(error)
     code = error.get("code") if isinstance(error, dict) else None
     if code in (400, 413, 422):

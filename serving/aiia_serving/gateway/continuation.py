@@ -28,7 +28,8 @@ def can_continue(request: GenerationRequest, model: ModelState, written: Written
         return False
     if isinstance(request, ChatRequest):
         # Their grammar and their parser begin with an answer, and not inside one.
-        return not (request.tools or request.response_format)
+        form = request.response_format
+        return not request.tools and (form is None or form.type == "text")
     return isinstance(request, CompletionRequest)
 
 

@@ -10,7 +10,7 @@ from aiia_serving import tracing
 from aiia_serving.gateway import metrics
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, overloaded, unavailable, unsupported
-from aiia_serving.gateway.reply import Reply
+from aiia_serving.gateway.reply import CallerLeftError, Reply
 from aiia_serving.gateway.services import Gateway
 from aiia_serving.gateway.turn import Status, Turn
 from aiia_serving.gateway.upstream import UpstreamLostError
@@ -20,6 +20,8 @@ from aiia_serving.state import ModelState
 
 _PROGRESS_EVERY_S = 1.0
 _BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0)
+# A request that is itself what fails the engine must not fail one after the other.
+_MOST_FAILURES = 2
 
 
 class Exchange:
@@ -75,6 +77,8 @@ class Exchange:
             with gateway.registry.listen(turn.wake), self._telling_progress(self._ticket):
                 await self._try_until_answered(turn, self._ticket)
             outcome = "complete"
+        except CallerLeftError:
+            raise
         except Exception:
             outcome = "failed"
             raise
@@ -133,6 +137,7 @@ class Exchange:
 
     async def _try_until_answered(self, turn: Turn, ticket: Ticket) -> None:
         give_up_at: float | None = None
+        failures = 0
         while True:
             asked_at = time.monotonic()
             with tracing.span("wait for a turn", model=self.usage.model):
@@ -145,6 +150,10 @@ class Exchange:
                 with tracing.span("ask the model", tracing.SpanKind.CLIENT, model=model.id):
                     return await self._attempt(model)
             except UpstreamLostError as lost:
+                if lost.said is not None:
+                    failures += 1
+                    if failures > _MOST_FAILURES:
+                        raise lost.said from lost
                 now = time.monotonic()
                 if give_up_at is None or self._starts_over():
                     give_up_at = now + self._gateway.settings.gateway_retry_s

@@ -28,6 +28,8 @@ from aiia_serving.state import ModelState
 _SAY_RUNNING_AFTER_S = 1
 # After [DONE] only the end of the body is missing, which lets the connection be used again.
 _TRAILER_S = 1
+# Each starts the time for further tries anew if the answer has got further. It may be what kills the replicas.
+_MOST_BREAKS = 8
 # Ranks in the model by class, the lowest first, with room between them for how much a user has in flight.
 _RANKS = {"interactive": 0, "api": 1000, "batch": 2000}
 
@@ -62,9 +64,10 @@ class Generation(Exchange):
         self._written: Written | None = None
         self._usage_reported = False
         self._running_said = False
+        self._got_further = False
 
     async def _attempt(self, model: ModelState) -> None:
-        self._running_said = False
+        self._running_said = self._got_further = False
         if self._written is not None:
             await self._go_on(model, self._written)
         elif self._request.stream:
@@ -103,16 +106,18 @@ class Generation(Exchange):
             await relay.run()
             await _wait_for_end(response)
         except StreamBrokenError as broken:
+            before = len(self._written.ids) if self._written else 0
             self._written = self._transcript.read() if self._transcript.is_whole else None
-            if self._written is not None and self._written.finished:
+            if self._written is not None and len(self._written.finished) >= (self._request.n or 1):
                 # Everything but the end mark was there.
                 await self._reply.end_stream(self._reply.translate(DONE_FRAME))
                 return
             if self._written is None or not can_continue(self._request, model, self._written):
-                raise _interrupted() from broken
+                raise broken.said or _interrupted() from broken
+            self._got_further = len(self._written.ids) > before
             self._transcript = Transcript(self._written)
             self.continuations += 1
-            raise UpstreamLostError(str(broken)) from broken
+            raise UpstreamLostError(str(broken), broken.said) from broken
         finally:
             # Closes the connection unless the body was read to its end; the model sees that and stops.
             response.release()
@@ -218,6 +223,9 @@ class Generation(Exchange):
         # A model without token ids sends about a token per frame.
         self.usage.completion_tokens = len(written.ids) or written.frames
         self.usage.prompt_tokens = len(written.prompt_ids) or self._request.estimated_prompt_tokens()
+
+    def _starts_over(self) -> bool:
+        return self._got_further and self.continuations <= _MOST_BREAKS
 
     def _lost_for_good(self, model: ModelState, lost: UpstreamLostError) -> ApiError:
         return _interrupted() if self._written is not None else super()._lost_for_good(model, lost)

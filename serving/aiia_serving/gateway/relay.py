@@ -7,16 +7,17 @@ from typing import Any
 
 from starlette.types import Message
 
-from aiia_serving.gateway.errors import stalled
-from aiia_serving.gateway.reply import Reply
+from aiia_serving.gateway.assemble import model_failure
+from aiia_serving.gateway.errors import ApiError, stalled
+from aiia_serving.gateway.reply import CallerLeftError, Reply
 from aiia_serving.gateway.sse import (
     FrameBuffer,
     FrameTooLongError,
     has_error,
     has_usage,
     is_done,
+    split_error,
     take_usage,
-    without_done,
     without_ids,
 )
 from aiia_serving.gateway.transcript import Transcript
@@ -25,7 +26,11 @@ from aiia_serving.gateway.wire import Response, WireError
 
 
 class StreamBrokenError(Exception):
-    """The stream ended without its end mark after a part of it was handed on."""
+    """The stream ended without its end mark after a part of it was handed on. ``said`` is the model's own error."""
+
+    def __init__(self, why: str, said: ApiError | None = None) -> None:
+        super().__init__(why)
+        self.said = said
 
 
 class Relay:
@@ -68,21 +73,22 @@ class Relay:
         self._backlog: list[Message] = []
 
     async def run(self) -> None:
-        """Relays to the end mark, or to the model's own error.
+        """Relays to the end mark.
 
-        Raises ``UpstreamLostError`` when the stream ends without either before its first byte went out,
-        ``StreamBrokenError`` when it does so later, and ``ApiError`` when it stalls.
+        Raises ``UpstreamLostError`` when the stream ends without it, or the model's engine fails, before the first byte
+        went out, ``StreamBrokenError`` when that happens later, ``ApiError`` when it stalls or the model refuses, and
+        ``CallerLeftError`` when the caller reads nothing for as long.
         """
         self._response.ended.add_done_callback(self._on_end)
         self._response.attach(self._take)
         try:
-            while not self._finished.done():
+            while self._draining is not None or not self._finished.done():
+                if self._draining is not None:
+                    await self._wait_for_caller(self._draining)
+                    continue
                 await asyncio.wait({self._finished}, timeout=self._arrived_at + self._stall_s - self._clock())
-                # A caller who does not read is no fault of the model.
                 if self._clock() - self._arrived_at >= self._stall_s and self._draining is None:
                     raise stalled()
-            if self._draining is not None:
-                await self._draining
             self._finished.result()
         finally:
             self._response.ended.remove_done_callback(self._on_end)
@@ -90,31 +96,47 @@ class Relay:
                 self._draining.cancel()
         await self._reply.end_stream()
 
+    async def _wait_for_caller(self, draining: "asyncio.Task[None]") -> None:
+        # A caller who does not read is no fault of the model, but must not keep its place for ever.
+        await asyncio.wait({draining}, timeout=self._stall_s)
+        if not draining.done():
+            raise CallerLeftError
+        draining.result()
+
     def _take(self, piece: bytes) -> None:
         if self._finished.done():
             return
         self._arrived_at = self._clock()
+        error = usage = None
         try:
             frames = self._buffer.feed(piece)
             if not frames:
                 return
             if self._splice is not None:
                 frames = self._splice(frames)
+            if has_error(frames):
+                frames, error = split_error(frames)
+            written = frames
+            if has_usage(frames):
+                frames, usage = take_usage(frames, keep=self._with_usage)
         except FrameTooLongError:
             self._lose("a frame without an end")
             return
         except ValueError:
             self._lose("a frame that is not JSON")
             return
-        failed = has_error(frames)
-        if failed:
-            frames = without_done(frames)
-        done = not failed and is_done(frames)
-        self._transcript.add(frames)
-        if has_usage(frames):
-            frames, usage = take_usage(frames, keep=self._with_usage)
-            if usage is not None:
-                self._on_usage(usage)
+        if written:
+            self._hand_on(written, frames)
+        if usage is not None:
+            self._on_usage(usage)
+        if error is not None:
+            self._fail(error)
+        elif is_done(written):
+            self._finished.set_result(None)
+
+    def _hand_on(self, written: bytes, frames: bytes) -> None:
+        """``frames`` are what is shown of those that were ``written``."""
+        self._transcript.add(written)
         if not self._with_ids:
             frames = without_ids(frames)
         frames = self._reply.translate(frames)
@@ -125,8 +147,6 @@ class Relay:
                 self._put(start)
         if frames:
             self._put({"type": "http.response.body", "body": frames, "more_body": True})
-        if failed or done:
-            self._finished.set_result(None)
 
     def _put(self, message: Message) -> None:
         if self._draining is not None:
@@ -145,6 +165,7 @@ class Relay:
         while self._backlog:
             await self._reply.send(self._backlog.pop(0))
         self._draining = None
+        self._arrived_at = self._clock()
         self._response.resume()
 
     def _on_end(self, ended: "asyncio.Future[None]") -> None:
@@ -152,11 +173,16 @@ class Relay:
             error = ended.exception()
             self._lose(str(error) if isinstance(error, WireError) else "the stream ended without its end mark")
 
-    def _lose(self, why: str) -> None:
-        if self._begun:
-            self._finished.set_exception(StreamBrokenError(why))
+    def _fail(self, error: Any) -> None:
+        failure = model_failure(error)
+        if isinstance(failure, UpstreamLostError):
+            self._lose(str(failure), failure.said)
         else:
-            self._finished.set_exception(UpstreamLostError(why))
+            self._finished.set_exception(failure)
+
+    def _lose(self, why: str, said: ApiError | None = None) -> None:
+        kind = StreamBrokenError if self._begun else UpstreamLostError
+        self._finished.set_exception(kind(why, said))
 
 
 @types.coroutine

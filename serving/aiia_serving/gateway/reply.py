@@ -17,6 +17,10 @@ _EVENT_STREAM = [
 ]
 
 
+class CallerLeftError(Exception):
+    """The caller has stopped reading, so that there is nobody to answer."""
+
+
 class Reply:
     """Either one JSON body or a stream of events; an error takes the form that is still possible.
 

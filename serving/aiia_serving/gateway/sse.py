@@ -7,7 +7,6 @@ from typing import Any
 DONE_FRAME = b"data: [DONE]\n\n"
 
 # The space after the colon is a server's choice.
-_DONE = re.compile(rb"data: ?\[DONE\]")
 _DONE_AT_END = re.compile(rb"data: ?\[DONE\]\s*$")
 _ERRORS = (b'data: {"error"', b'data:{"error"')
 _USAGE = re.compile(rb'"usage": ?\{')
@@ -23,7 +22,10 @@ class FrameTooLongError(Exception):
 
 
 class FrameBuffer:
-    """Cuts a stream of bytes after its last whole frame, so that what is passed on never ends inside one."""
+    """Cuts a stream of bytes after its last whole frame, so that what is passed on never ends inside one.
+
+    Its lines may end as the server likes; those that are passed on end with a line feed.
+    """
 
     def __init__(self, max_frame: int = _MAX_FRAME) -> None:
         self._rest = b""
@@ -34,11 +36,13 @@ class FrameBuffer:
         if self._rest:
             chunk = self._rest + chunk
             self._rest = b""
+        if b"\r" in chunk:
+            # Inside of JSON they would be escaped.
+            chunk = chunk.replace(b"\r\n", b"\n")
         if chunk.endswith(b"\n\n"):
             return chunk
-        end = max(chunk.rfind(b"\n\n") + 2, chunk.rfind(b"\r\n\r\n") + 4)
-        # rfind answers -1, which leaves 1 or 3, for a chunk without any end of a frame.
-        end = 0 if end <= 3 else end
+        end = chunk.rfind(b"\n\n")
+        end = 0 if end == -1 else end + 2
         self._rest = chunk[end:]
         if len(self._rest) > self._max_frame:
             raise FrameTooLongError
@@ -56,9 +60,13 @@ def has_error(frames: bytes) -> bool:
     return b'{"error"' in frames and any(error in frames for error in _ERRORS)
 
 
-def without_done(frames: bytes) -> bytes:
-    """The frames up to an end mark, for a stream that must not look complete."""
-    return _DONE.split(frames, maxsplit=1)[0]
+def split_error(frames: bytes) -> tuple[bytes, Any]:
+    """The whole ``frames`` before the first that is an error object, and that object. Raises ``ValueError``."""
+    at = min(place for error in _ERRORS if (place := frames.find(error)) >= 0)
+    # It may have the name of an event before it.
+    start = frames.rfind(b"\n\n", 0, at)
+    end = frames.index(b"\n", at)
+    return frames[: 0 if start == -1 else start + 2], json.loads(frames[at:end].partition(b":")[2])["error"]
 
 
 def has_usage(frames: bytes) -> bool:
@@ -67,11 +75,14 @@ def has_usage(frames: bytes) -> bool:
 
 
 def take_usage(frames: bytes, *, keep: bool) -> tuple[bytes, dict[str, Any] | None]:
-    """The frames and the last usage among them. Unless ``keep``, frames that hold nothing else are left out."""
+    """The frames and the last usage among them. Unless ``keep``, frames that hold nothing else are left out.
+
+    Raises ``ValueError`` for one that is not JSON.
+    """
     kept, usage = [], None
     for frame in frames.split(b"\n\n"):
         if _USAGE.search(frame) is not None:
-            content = json.loads(frame.partition(b":")[2])
+            content = json.loads(b"".join(data_of(frame)))
             usage = content.get("usage") or usage
             if not keep:
                 if not content.get("choices"):

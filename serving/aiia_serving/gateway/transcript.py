@@ -12,10 +12,10 @@ _MAX_BYTES = 32 * 1024 * 1024
 
 @dataclass
 class Written:
-    """The first choice of a stream: ids of its prompt and of its own tokens, and whether its frames were plain text.
+    """The choices of a stream: ids of its prompt and of its own tokens, and whether its frames were plain text.
 
     ``ids`` reach to the last token whose text is out: a model may hold text back that may be part of a stop string or
-    of a character.
+    of a character. ``finished`` are the indexes of the choices that are complete.
     """
 
     head: dict[str, Any] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Written:
     ids: list[int] = field(default_factory=list)
     frames: int = 0
     is_text: bool = True
-    finished: bool = False
+    finished: frozenset[int] = frozenset()
 
 
 class Transcript:
@@ -58,24 +58,25 @@ class Transcript:
         for data in data_of(b"".join(self._pieces)):
             try:
                 frame = json.loads(data)
-                choice = (frame.get("choices") or [{}])[0]
-            except (ValueError, AttributeError, IndexError):
+                choices = frame.get("choices") or [{}]
+            except (ValueError, AttributeError):
                 continue
             written.head = written.head or {key: frame.get(key) for key in ("id", "created", "model")}
             written.prompt_ids = (
-                written.prompt_ids or frame.get("prompt_token_ids") or choice.get("prompt_token_ids") or []
+                written.prompt_ids or frame.get("prompt_token_ids") or choices[0].get("prompt_token_ids") or []
             )
-            held += choice.get("token_ids") or []
-            delta = choice.get("delta") or {}
-            text = delta.get("content") or choice.get("text")
-            thought = delta.get("reasoning") or delta.get("reasoning_content")
-            if text or thought or delta.get("tool_calls"):
-                written.frames += 1
-                written.ids += held
-                held = []
-                written.is_text = bool(text) and not thought and not delta.get("tool_calls")
-            if choice.get("finish_reason") is not None:
-                written.finished = True
-                written.ids += held
-                held = []
+            for choice in choices:
+                held += choice.get("token_ids") or []
+                delta = choice.get("delta") or {}
+                text = delta.get("content") or choice.get("text")
+                thought = delta.get("reasoning") or delta.get("reasoning_content")
+                if text or thought or delta.get("tool_calls"):
+                    written.frames += 1
+                    written.ids += held
+                    held = []
+                    written.is_text = bool(text) and not thought and not delta.get("tool_calls")
+                if choice.get("finish_reason") is not None:
+                    written.finished |= {choice.get("index", 0)}
+                    written.ids += held
+                    held = []
         return written

@@ -18,7 +18,14 @@ _READ_S = 60
 
 
 class UpstreamLostError(Exception):
-    """The way to the model, or the model's process, failed before it answered: another try may succeed."""
+    """The way to the model, or the model's process, failed before it answered: another try may succeed.
+
+    ``said`` is the model's own error, if it could still send one.
+    """
+
+    def __init__(self, why: str, said: ApiError | None = None) -> None:
+        super().__init__(why)
+        self.said = said
 
 
 def new_session() -> aiohttp.ClientSession:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from aiia_serving.gateway.auth import Caller
 from aiia_serving.gateway.errors import ApiError, stalled, upstream_failed
 from aiia_serving.gateway.exchange import Exchange
-from aiia_serving.gateway.images.encode import encoded
+from aiia_serving.gateway.images.encode import encoded, size_of
 from aiia_serving.gateway.images.replica import events
 from aiia_serving.gateway.images.reply import ImageReply
 from aiia_serving.gateway.images.request import ImageRequest, refused
@@ -29,7 +29,8 @@ class Picture:
     """One image as it is told: ``image`` is base64 in the format that was asked for."""
 
     image: str
-    size: str
+    #: Width and height in pixels.
+    size: tuple[int, int]
     seed: int
     recipe: dict[str, Any]
 
@@ -52,6 +53,8 @@ class Images(Exchange):
         self._running_since: float | None = None
         self._spent_ms = 0.0
         self._partials = 0
+        # Of one image, as the replica tells.
+        self._steps = 0
         self._began = False
         self._breaks = 0
 
@@ -97,11 +100,9 @@ class Images(Exchange):
         if index in self._done or not 0 <= index < self._job.n:
             # A second try makes again what the first one had delivered.
             return
-        recipe = dict(event["recipe"])
-        made = recipe.get("job", recipe)
+        size = size_of(event["image"])
         image = await self._in_format(event["image"])
-        size = f"{made.get('width')}x{made.get('height')}"
-        picture = self._done[index] = Picture(image, size, int(event["seed"]), recipe)
+        picture = self._done[index] = Picture(image, size, int(event["seed"]), dict(event["recipe"]))
         if self.usage.first_token_at is None:
             self.usage.first_token_at = time.monotonic()
         if self._request.stream:
@@ -115,10 +116,7 @@ class Images(Exchange):
         self._running_since = None
         self._spent_ms += gpu_ms
         if (first := self._done.get(0)) is not None and gpu_ms > 0:
-            width, _, height = first.size.partition("x")
-            if width.isdigit() and height.isdigit():
-                size = (int(width), int(height))
-                self._gateway.paces.learn(self.usage.model, job, gpu_ms, size, int(event["steps"]) // job.n)
+            self._gateway.paces.learn(self.usage.model, job, gpu_ms, first.size, int(event["steps"]) // job.n)
 
     def _take_error(self, event: dict[str, Any]) -> None:
         if event.get("retry"):
@@ -137,9 +135,11 @@ class Images(Exchange):
         raise error
 
     async def _pass_on(self, event: dict[str, Any]) -> None:
-        if event.get("type") == "step" and self._running_since is None:
-            self._running_since = time.monotonic()
-            self._began = True
+        if event.get("type") == "step":
+            self._steps = int(event["steps"]) // self._job.n
+            if self._running_since is None:
+                self._running_since = time.monotonic()
+                self._began = True
         if event.get("type") in ("preempted", "waiting"):
             self._stop_clock()
         if not self._request.stream:
@@ -153,10 +153,9 @@ class Images(Exchange):
     def _wants_partial(self, event: dict[str, Any]) -> bool:
         """Whether a preview is one of the partial images: they are spread evenly over the first image's steps."""
         wanted = self._request.partial_images or 0
-        steps = int(event.get("steps") or self._job.steps or 0)
-        if self._partials >= wanted or int(event.get("index", 0)) != 0:
+        if self._partials >= wanted or int(event["index"]) != 0:
             return False
-        return not steps or int(event["step"]) >= (self._partials + 1) * steps // (wanted + 1)
+        return int(event["step"]) >= (self._partials + 1) * self._steps // (wanted + 1)
 
     async def _in_format(self, image: str) -> str:
         kind = self._request.output_format or "png"

@@ -24,22 +24,28 @@ class _Pace:
     learnt: bool = False
 
 
+def _key(model: str, job: Job) -> tuple[str, bool]:
+    # An upscaler has nothing in common with the model that it stands beside.
+    return model, job.work == "upscale"
+
+
 class Paces:
     """By model. The last ones used are remembered."""
 
     def __init__(self) -> None:
-        self._paces: OrderedDict[str, _Pace] = OrderedDict()
+        self._paces: OrderedDict[tuple[str, bool], _Pace] = OrderedDict()
 
     def estimate(self, model: str, job: Job) -> float:
         """GPU milliseconds that ``job`` will cost."""
-        pace = self._paces.get(model, _Pace())
+        pace = self._paces.get(_key(model, job), _Pace())
         pixels = (job.width or pace.width) * (job.height or pace.height)
         return max(1.0, pace.ms * (job.steps or pace.steps * job.effort) * job.n * pixels / 1e6)
 
     def learn(self, model: str, job: Job, gpu_ms: float, size: tuple[int, int], steps: int) -> None:
         """``steps`` are those of one image, ``size`` is its width and height."""
-        pace = self._paces.setdefault(model, _Pace())
-        self._paces.move_to_end(model)
+        key = _key(model, job)
+        pace = self._paces.setdefault(key, _Pace())
+        self._paces.move_to_end(key)
         while len(self._paces) > _MOST_MODELS:
             self._paces.popitem(last=False)
         work = max(1, steps) * job.n * size[0] * size[1] / 1e6

@@ -84,10 +84,10 @@ class ImageReply(Reply):
         data = json.dumps({"type": kind, **event}, ensure_ascii=False, separators=(",", ":")).encode()
         await self.write(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
 
-    def _common(self, size: str | None) -> dict[str, Any]:
+    def _common(self, size: tuple[int, int] | None) -> dict[str, Any]:
         return {
             "created_at": self._created,
-            "size": size or self.request.size or "auto",
+            "size": "{}x{}".format(*size) if size else self.request.size or "auto",
             "quality": self.request.quality or "auto",
             "background": "opaque",
             "output_format": self.request.output_format or "png",

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from starlette.types import Send
 
-from aiia_serving.gateway.assemble import model_error
 from aiia_serving.gateway.errors import ApiError
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.sse import data_of
@@ -113,9 +112,6 @@ class TranslatedReply(Reply):
 
     def _read(self, frame: dict[str, Any]) -> None:
         if self._ended:
-            return
-        if refusal := frame.get("error"):
-            self._break_off(model_error(refusal))
             return
         self._begin_once()
         self.usage = frame.get("usage") or self.usage
