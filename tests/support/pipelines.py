@@ -1,7 +1,7 @@
 """Tiny pipelines of each family, real classes with random weights, saved as diffusers saves them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -115,6 +115,20 @@ def make_lora(family: str, path: Path, seed: int = 2, scale: float = 1.0) -> Pat
     prefix = "transformer" if family == "flux" else "unet"
     weights = {f"{prefix}.{name}": tensor * scale for name, tensor in get_peft_model_state_dict(network).items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    return path
+
+
+def make_control_lora(path: Path, kind: Literal["norms", "wide"]) -> Path:
+    """Saves a LoRA for the tiny FLUX as control LoRAs are: one has norms too, one takes twice the input's channels."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(make_lora("flux", path))
+    if kind == "norms":
+        weights["transformer.transformer_blocks.0.attn.norm_q.weight"] = torch.full((16,), 3.0)
+    else:
+        weights["transformer.x_embedder.lora_A.weight"] = torch.ones(2, 32)
+        weights["transformer.x_embedder.lora_B.weight"] = torch.ones(32, 2)
+    save_file(weights, path)
     return path
 
 

@@ -83,14 +83,45 @@ def _load(pipe: Any, name: str, path: Path, adapter: str) -> None:
     if not all(bool(torch.isfinite(tensor.float()).all()) for tensor in weights.values()):
         raise _broken(name, "it holds values that are no numbers")
     try:
-        pipe.load_lora_weights(weights, adapter_name=adapter)
+        stays = _stays(pipe, weights)
+        if not stays:
+            pipe.load_lora_weights(weights, adapter_name=adapter)
     except Exception as error:
         with contextlib.suppress(Exception):
             pipe.delete_adapters(adapter)
         raise _broken(name, "it does not fit this model; is it for another family?") from error
+    if stays:
+        raise _broken(
+            name,
+            "it changes weights of the model itself, as FLUX's control LoRAs do, which can't be taken back when another"
+            " image is drawn; use a ControlNet in its place",
+        )
     if not _counts(pipe, adapter):
         pipe.delete_adapters(adapter)
         raise _broken(name, "it holds no weights for this model; is it for another family?")
+
+
+def _stays(pipe: Any, weights: dict[str, Any]) -> bool:
+    """Whether diffusers would write into the network itself, where switching adapters off leaves it: norms, and layers
+    that are replaced by wider ones, which only FLUX's pipelines do.
+    """
+    from diffusers.loaders import FluxLoraLoaderMixin
+    from torch.nn import Linear
+
+    if not isinstance(pipe, FluxLoraLoaderMixin):
+        return False
+    found = pipe.lora_state_dict(dict(weights), return_alphas=True)[0]
+    network = {name.removeprefix("transformer."): tensor for name, tensor in found.items()}
+    if any(kind in name for name in network for kind in pipe._control_lora_supported_norm_keys):
+        return True
+    for name, layer in pipe.transformer.named_modules():
+        place = name.replace(".base_layer", "")
+        if isinstance(layer, Linear) and f"{place}.lora_A.weight" in network:
+            inputs = network[f"{place}.lora_A.weight"].shape[1]
+            outputs = network[f"{place}.lora_B.weight"].shape[0]
+            if inputs > layer.in_features or outputs > layer.out_features:
+                return True
+    return False
 
 
 def _counts(pipe: Any, adapter: str) -> bool:

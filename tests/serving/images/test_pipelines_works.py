@@ -250,6 +250,23 @@ def test_a_lora_that_does_not_fit_leaves_the_model_as_it_was(model: Model, name:
     assert draw(model, job())[0].tobytes() == bare.tobytes()
 
 
+@pytest.mark.parametrize("kind", ["norms", "wide"])
+@pytest.mark.parametrize("styled", [False, True])
+def test_a_lora_that_changes_the_network_itself_is_refused(kind: Any, styled: bool, tmp_path: Path) -> None:
+    """Also beside one that is there already, whose layers are wrapped."""
+    loras = {
+        "style": pipelines.make_lora("flux", tmp_path / "style.safetensors"),
+        "control": pipelines.make_control_lora(tmp_path / "control.safetensors", kind),
+    }
+    model = load_model(pipelines.make("flux", tmp_path / "flux"), loras=loras)
+    bare = draw(model, job())[0]
+    names = ["style", "control"] if styled else ["control"]
+    with pytest.raises(ImageProblem, match="use a ControlNet") as refused:
+        draw(model, job(loras=[{"name": name} for name in names]))
+    assert (refused.value.code, refused.value.param, refused.value.status) == ("broken_lora", "loras", 422)
+    assert draw(model, job())[0].tobytes() == bare.tobytes()
+
+
 @pytest.mark.parametrize(("name", "code"), [("broken", "bad_weights"), ("unheard", "unknown_lora")])
 def test_a_torn_or_unknown_lora_is_refused_at_once(model: Model, name: str, code: str) -> None:
     with pytest.raises(ImageProblem) as refused:
