@@ -383,6 +383,34 @@ def test_more_beside_a_model_takes_the_place_of_those_that_are_idle_alone() -> N
     assert memory.used() == (4, 0)
 
 
+@pytest.mark.parametrize(("size", "fits"), [(4, True), (5, False)])
+def test_more_waits_for_a_model_that_is_brought_and_for_none_that_is_used(size: int, fits: bool) -> None:
+    world = World(Budget(10))
+    memory: Memory[Held] = Memory(Budget(10), "device")
+    slow = Slow(world, 2)
+    memory.add("a", lambda: Held(world, 4), 4)
+    memory.add("slow", lambda: slow, 2)
+    over = threading.Event()
+
+    def bring() -> None:
+        with memory.using("slow"):
+            assert over.wait(30)
+
+    def widen() -> bool:
+        with memory.using("a"), memory.more("a", size) as there:
+            return there
+
+    with memory.using("a"):
+        bringing = Thread(bring)
+        assert slow.moving.wait(30)
+        widening = Thread(widen)
+        assert widening.goes_on
+        slow.go.set()
+        assert widening.outcome() is fits
+        over.set()
+        assert bringing.outcome() is None
+
+
 def test_one_that_is_refused_is_known_with_its_reason() -> None:
     memory: Memory[Held] = Memory(Budget(10))
     memory.refuse("torn", ImageProblem("Its end is missing.", code="bad_weights", status=422))

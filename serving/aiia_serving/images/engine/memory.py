@@ -163,14 +163,15 @@ class Memory(Generic[Model]):
 
     @contextmanager
     def more(self, name: str, size: int) -> Iterator[bool]:
-        """Sets ``size`` bytes beside a model in use apart for it, if they are there without waiting. Whether they are.
+        """Sets ``size`` bytes beside a model in use apart for it, if others leave them. Whether they do.
 
-        Who holds a model and waited for room could wait for one who does the same.
+        Waits while a model is brought. Who holds a model and waited for room could wait for one who does the same.
         """
         slot = self._slots[name]
         leaving: list[Slot[Model]] = []
         with self._changed:
-            there = not self._busy and _bytes(self._in_use()) + size <= self.budget.device
+            self._changed.wait_for(lambda: not self._busy)
+            there = _bytes(self._in_use()) + size <= self.budget.device
             if there:
                 slot.more += size
                 self._busy = True
