@@ -31,12 +31,13 @@ class Depths(Parts[tuple[Any, Any]]):
                 tensors(file)
 
     def image(self, name: str, picture: "Image", dtype: Any, device: Any) -> "Image":
-        """What is near is bright. Computes, so it belongs to the thread that has the device."""
+        """What is near is bright. ``dtype`` is the one to load with. Computes, so it belongs to the thread that has the
+        device."""
         import torch
         from PIL import Image
 
         processor, module = self._once(name, lambda: _load(name, self._files[name], dtype, device))
-        given = processor(images=picture, return_tensors="pt")["pixel_values"].to(device=device, dtype=dtype)
+        given = processor(images=picture, return_tensors="pt")["pixel_values"].to(device=device, dtype=module.dtype)
         with torch.no_grad():
             found = module(pixel_values=given).predicted_depth[:, None].float()
         size = (picture.height, picture.width)

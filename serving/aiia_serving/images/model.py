@@ -52,6 +52,8 @@ class Model:
         self.upscalers = upscalers
         self.depths = depths
         self.shelf = shelf or Shelf()
+        # As it was loaded: a run may widen the network's weights for a while.
+        self.dtype = self.network.dtype
         self._config = dict(config)
         self._schedulers: dict[str, Any] = {}
 
@@ -63,10 +65,6 @@ class Model:
     @property
     def network(self) -> Any:
         return self.components[self.family.network]
-
-    @property
-    def dtype(self) -> Any:
-        return self.network.dtype
 
     @property
     def device(self) -> Any:

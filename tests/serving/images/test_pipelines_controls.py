@@ -1,0 +1,50 @@
+"""ControlNets and what makes their images: which are taken, in which precision, and from which files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aiia_serving.images.engine.placement import Placed, Placement
+from aiia_serving.images.job import Job
+from aiia_serving.images.sources import load_model
+from aiia_serving.images.works import assemble, prepare
+from tests.support import pipelines
+from tests.support.pictures import encoded, scene
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion as ``model``, with a ControlNet and a depth model."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("controls")
+    pipelines.make("sd15", folder / "model")
+    pipelines.make_control("sd15", folder / "edges")
+    pipelines.make_depth(folder / "depth")
+    return folder
+
+
+def job(name: str = "edges", preprocessor: str = "canny") -> Job:
+    control = {"name": name, "image": encoded(scene()), "preprocessor": preprocessor}
+    size = {"width": 32, "height": 32}
+    return Job.parse({"work": "generate", "prompt": "a star", "steps": 2, "seed": 7, "control": [control], **size})
+
+
+def test_what_is_loaded_while_another_run_is_widened_has_the_chosen_precision(folder: Path) -> None:
+    model = load_model(
+        folder / "model",
+        dtype=torch.bfloat16,
+        controls={"edges": folder / "edges"},
+        depths={"depth": folder / "depth"},
+    )
+    placed = Placed(model, Placement("cpu", "bfloat16"))
+    placed.widen()
+    batch = assemble(model, prepare(job(preprocessor="depth"), model).calls)
+    batch.kwargs()
+    placed.narrow()
+    assert {weight.dtype for module in model.modules() for weight in module.parameters()} == {torch.bfloat16}
+    # Once they are there they are widened with the rest.
+    placed.widen()
+    assert batch.run()[0].size == (32, 32)
