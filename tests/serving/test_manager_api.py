@@ -129,6 +129,39 @@ def test_a_file_of_several_documents_is_left_to_its_owner(manager: ManagerProces
     assert str(file) in manager.request("PUT", "/models/two", json=document("two")).json()["detail"]
 
 
+def test_a_new_document_takes_the_place_of_no_other(manager: ManagerProcess) -> None:
+    file = manager.documents / "mine.yaml"
+    file.write_text(text := yaml.safe_dump(document("assistant")))
+    manager.wait_state("assistant", "starting")
+    assert manager.request("PUT", "/models/mine", json=document("mine")).status_code == 201
+    manager.wait_state("mine", "starting")
+    assert file.read_text() == text
+    assert manager.request("PUT", "/models/mine", json=document("mine", title="Mine")).status_code == 204
+    manager.wait(lambda models: models["mine"]["title"] == "Mine")
+    assert manager.request("DELETE", "/models/mine").status_code == 204
+    models = manager.wait(lambda models: "mine" not in models)
+    assert models["assistant"]["state"] == "starting"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(yaml.safe_dump_all([document("chat", task="poetry"), document("embed")]), id="a mistake in one"),
+        pytest.param(yaml.safe_dump_all([document("embed"), {"kind": "Model"}]), id="one without a name"),
+        pytest.param(yaml.safe_dump(document("embed", task="poetry")), id="another one with a mistake"),
+        pytest.param(yaml.safe_dump(document("embed")) + "---\nmetadata: {name: chat\n", id="not readable"),
+    ],
+)
+def test_a_file_with_a_mistake_is_no_less_its_owners(manager: ManagerProcess, text: str) -> None:
+    file = manager.documents / "chat.yaml"
+    file.write_text(text)
+    manager.wait_state("chat", "failed")
+    answer = manager.request("DELETE", "/models/chat")
+    assert (answer.status_code, str(file) in answer.json()["detail"]) == (409, True)
+    manager.request("PUT", "/models/chat", json=document("chat"))
+    assert file.read_text() == text
+
+
 def test_a_refused_document_leaves_the_others_alone_and_can_be_removed(manager: ManagerProcess) -> None:
     (manager.documents / "bad.yaml").write_text(yaml.safe_dump(document("bad", task="poetry")))
     assert "spec.task" in manager.wait_state("bad", "failed")["reason"]
