@@ -1,11 +1,13 @@
 """The manager as a process, without Ray: remote endpoints, documents on disk, its HTTP interface."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from aiia_serving.manager.manager import Manager
 from tests.fakes import FakeUpstream
 from tests.support.manager import ManagerProcess
 
@@ -72,3 +74,19 @@ def test_the_token_is_wanted(manager: ManagerProcess) -> None:
     assert httpx.get(f"{manager.url}/state").status_code == 401
     assert httpx.post(f"{manager.url}/models/llama/load").status_code == 401
     assert httpx.get(f"{manager.url}/healthz").status_code == 200
+
+
+async def test_it_ends_when_told_so_together_with_other_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.yaml").write_text("[")
+    for name, value in (("NO_MODELS", "1"), ("MODELS_DIR", str(tmp_path)), ("DATA_DIR", str(tmp_path))):
+        monkeypatch.setenv(f"AIIA_{name}", value)
+    manager = Manager.from_environment()
+    running = asyncio.create_task(manager.run())
+    await manager.board.wait(manager.board.report().version, 10)
+    # It waits for news now, and hears of both before it goes on.
+    await asyncio.sleep(0)
+    manager.look()
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait({running}, timeout=10)
+    assert running.cancelled()

@@ -132,8 +132,10 @@ class Manager:
             if mark != seen:
                 seen = mark
                 await self._take(load_catalogue(self.folders, self._catalogue), session, tasks)
+            # Not wait_for, which loses the word to end when another comes at the same time.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), _LOOK_EVERY_S)
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._look.wait()
 
     async def _take(self, catalogue: Catalogue, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         self._catalogue = catalogue
@@ -163,8 +165,7 @@ class Manager:
             if endpoints.get(name) != endpoint:
                 del self._remote[name]
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait({task})
                 await remote.forget(keep)
         for name, endpoint in endpoints.items():
             if name not in self._remote:
