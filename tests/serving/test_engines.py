@@ -33,6 +33,11 @@ def test_the_presets_of_gpus_lie_below_the_document() -> None:
     assert arguments()["enforce_eager"] is True
 
 
+def test_the_engine_takes_at_once_all_that_the_queue_lets_in() -> None:
+    resources = {"gpus": 1, "acceleratorType": "L4"}
+    assert arguments(resources=resources, scaling={"maxInFlight": 64})["max_num_seqs"] == 72
+
+
 @pytest.mark.parametrize(
     ("name", "sequences"),
     [

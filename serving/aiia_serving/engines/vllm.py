@@ -1,5 +1,6 @@
 """vLLM models as Ray Serve applications."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from aiia_serving.catalogue.document import ModelDocument
 from aiia_serving.catalogue.machine import gpus
 from aiia_serving.catalogue.options import VllmOptions
 from aiia_serving.engines import presets, store
+from aiia_serving.queue import EXPRESS
 from aiia_serving.tracing import traces_endpoint
 
 # What becomes of these is more than an engine argument of the same name.
@@ -45,6 +47,9 @@ def engine_arguments(document: ModelDocument, cache: Path) -> dict[str, Any]:
     spec, options = document.spec, document.spec.vllm or VllmOptions()
     engine = presets.options_for(_accelerator(document))
     # The gateway orders what waits in the engine, too; vLLM takes the lower number first. And it counts cache hits.
+    if "max_num_seqs" in engine:
+        # What the queue lets in must not wait once more where nobody ages.
+        engine["max_num_seqs"] = max(engine["max_num_seqs"], math.ceil(spec.scaling.max_in_flight * (1 + EXPRESS)))
     engine |= {"disable_log_stats": False, "scheduling_policy": "priority", "enable_prompt_tokens_details": True}
     engine["scheduler_cls"] = "aiia_serving.engines.scheduler.prompts_in_order"
     if (endpoint := traces_endpoint()) is not None:

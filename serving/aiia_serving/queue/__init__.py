@@ -23,6 +23,9 @@ from typing import Any, Literal, Protocol
 WorkClass = Literal["interactive", "api", "batch"]
 Unit = Literal["tokens", "gpu_ms"]
 
+#: How many more than a model has slots may be in flight, as a share of them: for users who have nothing in flight.
+EXPRESS = 1 / 8
+
 
 @dataclass(frozen=True)
 class Work:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
 
-from aiia_serving.queue import Abandoned, Place, QueueFullError, QueueLoad, Unit, Work, WorkClass
+from aiia_serving.queue import EXPRESS, Abandoned, Place, QueueFullError, QueueLoad, Unit, Work, WorkClass
 from aiia_serving.queue.held import Line, RedisTicket, by_class
 from aiia_serving.queue.link import Link, LinkDownError
 
@@ -40,7 +40,7 @@ class RedisQueue:
         max_waiting: int = 256,
         abandoned: Abandoned | None = None,
         ageing_s: float = 60,
-        express: float = 1 / 8,
+        express: float = EXPRESS,
         lease_s: float = 5,
         tick_s: float = 1,
         refresh_s: float = 0.25,
