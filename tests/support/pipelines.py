@@ -1,11 +1,14 @@
 """Tiny pipelines of each family, real classes with random weights, saved as diffusers saves them."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
@@ -52,6 +55,23 @@ def build(family: str, **network: Any) -> Any:
         if hasattr(pipe, name):
             _stir(getattr(pipe, name))
     return pipe
+
+
+def with_tiny_vae(folder: Path) -> Path:
+    """Another kind of autoencoder in the pipeline's folder: its latents are no distribution."""
+    torch.manual_seed(4)
+    channels = (WIDTH, WIDTH)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    shutil.rmtree(folder / "vae")
+    vae.save_pretrained(folder / "vae", safe_serialization=True)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "vae": ["diffusers", "AutoencoderTiny"]}))
+    return folder
 
 
 def wide_flux(folder: Path) -> FluxTransformer2DModel:

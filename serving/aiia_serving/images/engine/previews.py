@@ -15,6 +15,13 @@ _QUALITY = 75
 _SAMPLES = 24
 
 
+def projection(model: Model) -> "Projection | None":
+    """The model's own; None where its latents are no plain image of channels, as other autoencoders have them."""
+    from diffusers import AutoencoderKL
+
+    return Projection(model) if isinstance(model.components.get("vae"), AutoencoderKL) else None
+
+
 class Projection:
     """Each latent's channels to red, green and blue; fitted to the model's own VAE, so that any VAE will do."""
 

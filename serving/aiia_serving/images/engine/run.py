@@ -14,7 +14,7 @@ from aiia_serving.images.engine.failures import free_cached, out_of_memory
 from aiia_serving.images.engine.gate import Turn
 from aiia_serving.images.engine.memory import Memory
 from aiia_serving.images.engine.placement import Placed
-from aiia_serving.images.engine.previews import Projection, encoded, unpacked
+from aiia_serving.images.engine.previews import Projection, encoded, projection, unpacked
 from aiia_serving.images.engine.progress import Pace, Watch
 from aiia_serving.images.job import Job
 from aiia_serving.images.model import Model
@@ -71,16 +71,16 @@ def check(
     tell: Callable[[News], None],
 ) -> Ready:
     """Loads the model and checks the job against it. Blocks. Raises ImageProblem, or ``Cancelled``."""
-    with _using(name, memory, tell) as placed, words:
+    with _using(name, turn, memory, tell) as placed, words:
         turn.check()
         return prepare(job, placed.model)
 
 
 @contextmanager
-def _using(name: str, memory: Memory[Placed], tell: Callable[[News], None]) -> Iterator[Placed]:
+def _using(name: str, turn: Turn, memory: Memory[Placed], tell: Callable[[News], None]) -> Iterator[Placed]:
     if not memory.is_ready(name):
         tell(Loading(name, memory.eta_s(name)))
-    with memory.using(name) as placed:
+    with memory.using(name, turn.check) as placed:
         yield placed
 
 
@@ -108,7 +108,7 @@ class Run:
     def compute(self, tell: Callable[[News], None]) -> list[Picture]:
         """The pictures, in the order of the calls. Blocks. Raises ``Cancelled``, or what went wrong."""
         try:
-            with _using(self._name, self._memory, tell) as placed:
+            with _using(self._name, self._turn, self._memory, tell) as placed:
                 self._turn.check()
                 return self._pictures(placed, tell)
         except BaseException as error:
@@ -168,8 +168,7 @@ class Run:
             ended = watch.done >= batch.steps
             shown: tuple[str, ...] = ()
             if self._previews and watch.done % self._previews == 0 and not ended and "latents" in tensors:
-                latents = unpacked(pipe, tensors["latents"], *call.canvas)
-                shown = tuple(encoded(_part(image, call)) for image in _projection(model).images(latents))
+                shown = _previews(model, pipe, tensors["latents"], call)
                 aside_s += self._turn.held_s - before_s
             tell(Step(watch.done, eta_s, shown))
             if self._turn.step(away=away):
@@ -207,13 +206,17 @@ class Run:
 
 
 # One for each model, for as long as that is in memory; computed by whoever has the device.
-_projections: WeakKeyDictionary[Model, Projection] = WeakKeyDictionary()
+_projections: WeakKeyDictionary[Model, Projection | None] = WeakKeyDictionary()
 
 
-def _projection(model: Model) -> Projection:
+def _previews(model: Model, pipe: Any, latents: Any, call: Call) -> tuple[str, ...]:
+    """One for each image; none where the model's latents can't be shown."""
     if model not in _projections:
-        _projections[model] = Projection(model)
-    return _projections[model]
+        _projections[model] = projection(model)
+    found = _projections[model]
+    if found is None:
+        return ()
+    return tuple(encoded(_part(image, call)) for image in found.images(unpacked(pipe, latents, *call.canvas)))
 
 
 def _part(preview: "Image", call: Call) -> "Image":
