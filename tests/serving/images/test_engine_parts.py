@@ -383,6 +383,30 @@ def test_more_beside_a_model_takes_the_place_of_those_that_are_idle_alone() -> N
     assert memory.used() == (4, 0)
 
 
+def test_who_is_cancelled_waits_for_no_room_and_brings_nothing() -> None:
+    memory: Memory[Held] = Memory(Budget(10), "device")
+    for name in "ab":
+        memory.add(name, lambda: Held(World(Budget(10)), 6), 6)
+    turn = Gate().turn((0, 0))
+    waits = threading.Event()
+
+    def check() -> None:
+        turn.check()
+        waits.set()
+
+    def wait() -> None:
+        with memory.using("b", check):
+            pass
+
+    with memory.using("a"):
+        waiting = Thread(wait)
+        assert waits.wait(30)
+        turn.cancel()
+        memory.wake()
+        assert isinstance(waiting.outcome(), Cancelled)
+    assert [state["place"] for state in memory.states()] == ["device", "away"]
+
+
 @pytest.mark.parametrize(("size", "fits"), [(4, True), (5, False)])
 def test_more_waits_for_a_model_that_is_brought_and_for_none_that_is_used(size: int, fits: bool) -> None:
     world = World(Budget(10))

@@ -242,26 +242,40 @@ class Engine:
         return name
 
     def _go_on(self) -> None:
-        """Begins what may begin: a batch when nothing runs, or one that is more urgent than all that do."""
-        if self._waiting:
-            first = min(self._waiting, key=lambda image: image.rank)
-            running = [begun.rank[0] for begun in self._begun if not begun.abandoned]
-            if not running or first.rank[0] < min(running):
-                self._begin(self._next(first))
+        """Begins what may begin."""
+        batch = self._next()
+        if batch:
+            self._begin(batch)
         self._tell_places()
         if self._waiting or self._begun:
             self._idle.clear()
         else:
             self._idle.set()
 
-    def _next(self, first: Image) -> list[Image]:
-        """The batch to begin with: of the most urgent, ``first`` is the first; those whose model is there may pass."""
-        waiting = self._waiting
+    def _next(self) -> list[Image]:
+        """The batch to begin, if one may: of the most urgent images, those whose model is there may pass others."""
+        urgency = min((image.rank[0] for image in self._waiting), default=0)
+        urgent = [image for image in self._waiting if image.rank[0] == urgency]
+        possible = {model for model in {image.model for image in urgent} if self._may_begin(model, urgency)}
+        waiting = [image for image in urgent if image.model in possible]
+        if not waiting:
+            return []
+        first = min(waiting, key=lambda image: image.rank)
         bringing_s = 0.0 if self._memory.is_ready(first.model) else self._memory.eta_s(first.model) or 0.0
         if time.monotonic() - first.since < _PATIENCE * bringing_s:
-            there = [one for one in waiting if one.rank[0] == first.rank[0] and self._memory.is_ready(one.model)]
+            there = [image for image in waiting if self._memory.is_ready(image.model)]
             waiting = there or waiting
         return first_batch(waiting, self._batch_size)
+
+    def _may_begin(self, model: str, urgency: int) -> bool:
+        """Whether there is room beside all that has begun, and nothing runs that is as urgent."""
+        begun = {one.model for one in self._begun}
+        # A thread that waited for room could not take the device from the one that has it.
+        if model not in begun and not self._memory.fit({model, *begun}):
+            return False
+        running = [one for one in self._begun if not one.abandoned and one.rank[0] <= urgency]
+        # Those that wait for their model hold up none whose model is there.
+        return all(self._memory.is_ready(model) and not self._memory.is_ready(one.model) for one in running)
 
     def _begin(self, images: list[Image]) -> None:
         self._waiting = [image for image in self._waiting if image not in images]
@@ -331,6 +345,7 @@ class Engine:
         for begun in self._begun:
             if begun.abandoned:
                 begun.turn.cancel()
+        self._memory.wake()
         self._go_on()
 
     def _tell_places(self) -> None:
@@ -349,6 +364,10 @@ class _Begun:
     @property
     def rank(self) -> Rank:
         return self.images[0].rank
+
+    @property
+    def model(self) -> str:
+        return self.images[0].model
 
     @property
     def abandoned(self) -> bool:

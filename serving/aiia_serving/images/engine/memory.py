@@ -131,14 +131,19 @@ class Memory(Generic[Model]):
         slot = self._slots[name]
         return slot.move_s if slot.place == "main" else slot.load_s
 
+    def fit(self, names: Iterable[str]) -> bool:
+        """Whether these can be in use at the same time, with what is set apart beside them."""
+        return _bytes(self._slots[name] for name in names) <= self.budget.device
+
     @contextmanager
-    def using(self, name: str) -> Iterator[Model]:
+    def using(self, name: str, check: Callable[[], None] = lambda: None) -> Iterator[Model]:
         """The model on the device; until the end of the block it stays there. Waits while others need the room.
 
+        ``check`` ends the wait by what it raises; it is called at its begin, at each change, and after ``wake``.
         Raises KeyError for a name that is not known, and what its loader raises.
         """
         slot = self._slots[name]
-        model = self._take(slot)
+        model = self._take(slot, check)
         try:
             yield model
         finally:
@@ -186,6 +191,11 @@ class Memory(Generic[Model]):
                 slot.more -= size if there else 0
                 self._changed.notify_all()
 
+    def wake(self) -> None:
+        """Those that wait ``check`` whether they still have to."""
+        with self._changed:
+            self._changed.notify_all()
+
     def states(self) -> list[dict[str, object]]:
         """Every model: where it is, its bytes, those of them that others have too, its users, what bringing it back
         costs in seconds, how it is loaded."""
@@ -230,10 +240,14 @@ class Memory(Generic[Model]):
     def _in_use(self) -> list[Slot[Model]]:
         return [slot for slot in self._at("device") if slot.users]
 
-    def _take(self, slot: Slot[Model]) -> Model:
+    def _take(self, slot: Slot[Model], check: Callable[[], None]) -> Model:
+        def may() -> bool:
+            check()
+            return slot.place == "device" or (not self._busy and self._room(slot))
+
         with self._changed:
             # Whoever waits for room keeps nothing, so two that wait cannot block each other.
-            self._changed.wait_for(lambda: slot.place == "device" or (not self._busy and self._room(slot)))
+            self._changed.wait_for(may)
             slot.users += 1
             slot.uses = slot.uses * 0.5 ** ((self._clock() - slot.last_s) / _HALF_LIFE_S) + 1
             slot.last_s = self._clock()
