@@ -52,6 +52,32 @@ def test_all_models_of_an_endpoint_appear_and_follow_it(manager: ManagerProcess,
     manager.wait(lambda models: set(models) == {"llama"})
 
 
+def test_a_moment_without_an_answer_fails_nobody(manager: ManagerProcess, upstream: FakeUpstream) -> None:
+    manager.wait(lambda models: "llama" in models)
+    upstream.control(require_key="another")
+    models = manager.wait(lambda models: models["llama"]["reason"])
+    assert (models["llama"]["state"], "refuses the API key" in models["llama"]["reason"]) == ("ready", True)
+    upstream.control(require_key=None)
+    manager.wait(lambda models: models["llama"]["reason"] is None)
+    events = manager.request("GET", "/events").json()["events"]
+    assert [event["state"] for event in events if event["model"] == "llama"] == ["ready"]
+
+
+def test_a_document_goes_before_what_an_endpoint_lists(manager: ManagerProcess, upstream: FakeUpstream) -> None:
+    manager.wait(lambda models: "llama" in models)
+    file = manager.documents / "mine.yaml"
+    file.write_text((DOCUMENT % (upstream.base_url, "llama")).replace("name: remote", "name: llama"))
+    manager.wait(lambda models: models["llama"]["title"] == "Remote")
+    upstream.control(models=["llama", "new"])
+    assert manager.wait(lambda models: "new" in models)["llama"]["title"] == "Remote"
+    upstream.control(models=["new"])
+    manager.wait(lambda models: models["llama"]["state"] == "failed")
+    upstream.control(models=["llama"])
+    assert manager.wait(lambda models: "new" not in models)["llama"]["title"] == "Remote"
+    file.unlink()
+    manager.wait(lambda models: models.get("llama", {}).get("title") == "llama")
+
+
 def test_a_document_of_an_endpoint(manager: ManagerProcess, upstream: FakeUpstream) -> None:
     file = manager.documents / "remote.yaml"
     file.write_text(DOCUMENT % (upstream.base_url, "nope"))

@@ -169,8 +169,13 @@ class Manager:
                 await remote.forget(keep)
         for name, endpoint in endpoints.items():
             if name not in self._remote:
-                remote = RemoteModels(endpoint, self.board, session)
+                remote = RemoteModels(endpoint, self.board, session, self._is_remote)
                 self._remote[name] = (endpoint, remote, tasks.create_task(remote.run()))
+
+    def _is_remote(self, name: str) -> bool:
+        """Whether a document names this model of a remote endpoint."""
+        document = self.documents.get(name)
+        return document is not None and document.spec.engine == "openai"
 
     async def _show_refusals(self, catalogue: Catalogue) -> None:
         refused = {refusal.name: refusal for refusal in catalogue.refusals}

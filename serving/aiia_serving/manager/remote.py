@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from aiia_serving.state import ModelState, State, Upstream
 
 _PROBE_EVERY_S = 5.0
 _PROBE_TIMEOUT_S = 5.0
+# A moment's silence is not to fail all who wait.
+_MISSES_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,24 @@ class Endpoint:
 
 
 class RemoteModels:
-    """Probes one endpoint for as long as ``run`` runs. Models that were seen once stay, as failed, when it is away."""
+    """Probes one endpoint for as long as ``run`` runs. Models that were seen once stay, as failed, when it is away.
 
-    def __init__(self, endpoint: Endpoint, board: Board, session: aiohttp.ClientSession) -> None:
+    ``documented`` says whether a model that the endpoint lists has a document, which goes first.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        board: Board,
+        session: aiohttp.ClientSession,
+        documented: Callable[[str], bool],
+    ) -> None:
         self._endpoint = endpoint
         self._board = board
         self._session = session
+        self._documented = documented
+        # One that never answered is not waited for.
+        self._misses = _MISSES_IN_A_ROW
         self._seen: set[str] = {endpoint.document.id} if endpoint.document else set()
 
     async def run(self) -> None:
@@ -64,12 +78,15 @@ class RemoteModels:
         try:
             listed = await self._list()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError, KeyError) as error:
+            self._misses += 1
             for model_id in self._seen:
-                await self._put(model_id, State.FAILED, self._advice(error))
+                await self._miss(model_id, self._advice(error))
             return
+        self._misses = 0
         if document is None:
             for model_id in self._seen - listed.keys():
-                await self._board.drop(model_id)
+                if self._is_ours(model_id):
+                    await self._board.drop(model_id)
             self._seen = set(listed)
             for model_id, entry in listed.items():
                 await self._put(model_id, State.READY, None, _context_length(entry))
@@ -102,10 +119,24 @@ class RemoteModels:
             return f"{url} cannot be reached. Start the server there, or correct the address."
         return f"{url} does not answer as an OpenAI-compatible API. Does the address end with /v1?"
 
+    async def _miss(self, model_id: str, reason: str) -> None:
+        shown = self._board.get(model_id)
+        if shown is None or self._misses >= _MISSES_IN_A_ROW:
+            await self._put(model_id, State.FAILED, reason)
+        elif self._is_ours(model_id):
+            await self._board.put(shown.model_copy(update={"reason": self._endpoint.note or reason}))
+
+    def _is_ours(self, model_id: str) -> bool:
+        """Whether its state is this endpoint's to tell."""
+        if self._endpoint.document is not None:
+            return True
+        shown = self._board.get(model_id)
+        # The states of a local model stay until it has ended, also when its document is gone.
+        return not self._documented(model_id) and (shown is None or shown.engine == "openai")
+
     async def _put(self, model_id: str, state: State, reason: str | None, max_model_len: int | None = None) -> None:
         document = self._endpoint.document
-        if document is None and (other := self._board.get(model_id)) is not None and other.engine != "openai":
-            # A document of ours has the name already, and a model of our own goes first.
+        if not self._is_ours(model_id):
             return
         upstream = Upstream(
             base_url=self._endpoint.url,
