@@ -35,6 +35,8 @@ class ModelInfo:
     eta_s: float | None
     max_model_len: int | None
     exact_continuation: bool
+    #: Tokens of one answer at most, whatever is asked.
+    max_new_tokens: int | None = None
     starts_on_demand: bool = True
     #: Whether it reads pictures.
     sees: bool = False
@@ -144,6 +146,7 @@ def model_info(entry: dict[str, Any]) -> ModelInfo:
         eta_s=more.get("eta_s"),
         max_model_len=more.get("max_model_len"),
         exact_continuation=bool(more.get("exact_continuation")),
+        max_new_tokens=more.get("max_new_tokens"),
         starts_on_demand=bool(more.get("starts_on_demand", True)),
         sees="vision" in (more.get("capabilities") or ()),
         structured="json_schema" in (more.get("capabilities") or ()),

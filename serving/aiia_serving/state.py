@@ -54,7 +54,8 @@ class Held(BaseModel):
 
 
 class ModelState(BaseModel):
-    """One model. ``progress`` is from 0 to 1, ``eta_s`` in seconds, ``max_in_flight`` for all replicas together.
+    """One model. ``progress`` is from 0 to 1, ``eta_s`` in seconds, ``max_in_flight`` for all replicas together,
+    ``max_new_tokens`` of one answer, whatever is asked.
 
     ``capabilities`` are words such as ``chat``, ``completions``, ``tools``, ``vision``, ``reasoning``, ``json_schema``,
     ``embeddings``, ``rerank``. ``base`` names the model whose replicas and queue this one shares: a LoRA adapter and a
@@ -74,6 +75,7 @@ class ModelState(BaseModel):
     eta_s: float | None = None
     upstream: Upstream | None = None
     max_model_len: int | None = None
+    max_new_tokens: int | None = None
     max_in_flight: int = 32
     exact_continuation: bool = False
     capabilities: tuple[str, ...] = ()

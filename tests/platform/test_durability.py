@@ -14,7 +14,7 @@ from aiia_platform.generations.live import End, Reasoning, Status, Text, follow
 from aiia_platform.generations.models import Generation
 from tests.fakes.answers import answer_text, text_of_ids
 from tests.support.services import RedisServer
-from tests.support.stack import Stack
+from tests.support.stack import MOST_TOKENS, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -78,7 +78,9 @@ def test_worker_killed(stack: Stack, send: Send) -> None:
     assert_whole(row)
     assert row.attempt == 2
     assert time.monotonic() - killed_at < 15
-    assert stack.upstream.requests()[-1]["path"] == "/v1/completions"
+    last = stack.upstream.requests()[-1]
+    assert last["path"] == "/v1/completions"
+    assert last["body"]["max_tokens"] == MOST_TOKENS - (len(last["body"]["prompt"]) - len(row.prompt_ids))
 
 
 def test_worker_killed_and_redis_lost(stack: Stack, send: Send) -> None:

@@ -100,6 +100,17 @@ def test_a_model_without_token_ids_is_an_honest_error(
     assert frames(gateway)[-1]["error"]["code"] == "stream_interrupted"
 
 
+def test_the_models_own_limit_is_that_of_the_whole_answer(
+    gateway: GatewayProcess, control: FakeControl, upstream: FakeUpstream
+) -> None:
+    control.set_model("fake", upstream.base_url, max_new_tokens=20)
+    control.wait_seen()
+    *answer, last = frames(gateway)
+    assert last == "[DONE]"
+    assert "".join(frame["choices"][0]["delta"].get("content") or "" for frame in answer) == answer_text(20)
+    assert answer[-1]["choices"][0]["finish_reason"] == "length"
+
+
 def test_it_may_die_again_and_again(gateway: GatewayProcess, upstream: FakeUpstream) -> None:
     upstream.control(fault_times=3)
     *answer, last = frames(gateway)

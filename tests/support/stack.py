@@ -17,6 +17,8 @@ from tests.support.plugin import ROOT
 from tests.support.services import RedisServer
 
 MODEL = "fake"
+#: Of one answer.
+MOST_TOKENS = 2000
 
 
 class Stack:
@@ -38,7 +40,7 @@ class Stack:
     def __enter__(self) -> Self:
         self.upstream.start()
         self.control.__enter__()
-        limits = {"max_model_len": 8192, "max_in_flight": 64}
+        limits = {"max_model_len": 8192, "max_new_tokens": MOST_TOKENS, "max_in_flight": 64}
         self.control.set_model(MODEL, self.upstream.base_url, exact_continuation=self._exact, **limits)
         self.gateway.__enter__()
         return self

@@ -280,6 +280,8 @@ class Attempt:
         limits = []
         if model and model.max_model_len:
             limits.append(model.max_model_len - len(generation.prompt_ids))
+        if model and model.max_new_tokens:
+            limits.append(model.max_new_tokens)
         if generation.params.get("max_tokens"):
             limits.append(int(generation.params["max_tokens"]))
         return min(limits, default=4096) - len(generation.output_ids)

@@ -254,6 +254,7 @@ def _model_object(model: ModelState) -> dict[str, Any]:
         "progress",
         "eta_s",
         "max_model_len",
+        "max_new_tokens",
         "exact_continuation",
         "capabilities",
         "base",

@@ -38,9 +38,7 @@ def tokens_left(request: GenerationRequest, model: ModelState, written: Written)
     asked = getattr(request, "max_completion_tokens", None) or request.max_tokens
     if asked is None and isinstance(request, CompletionRequest):
         asked = 16  # OpenAI's default, and vLLM's.
-    bounds = []
-    if asked is not None:
-        bounds.append(asked - len(written.ids))
+    bounds = [most - len(written.ids) for most in (asked, model.max_new_tokens) if most is not None]
     if model.max_model_len is not None:
         bounds.append(model.max_model_len - len(written.prompt_ids) - len(written.ids))
     return min(bounds, default=None)

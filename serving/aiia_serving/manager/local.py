@@ -205,6 +205,7 @@ class LocalModels:
             eta_s=None if phase.eta_s is None else round(phase.eta_s),
             upstream=Upstream(base_url=upstream, model=name),
             max_model_len=capabilities.max_model_len(document, cache),
+            max_new_tokens=document.spec.sampling.max_new_tokens if document.spec.sampling else None,
             max_in_flight=rules.window * max(1, running),
             exact_continuation="token_ids" in words,
             capabilities=words,
