@@ -60,6 +60,14 @@ def test_a_request_counts_once_however_often_it_is_reported(user: User) -> None:
     assert UsageRecord.objects.count() == 2
 
 
+def test_a_gateway_that_was_taken_for_dead_knows_better(user: User) -> None:
+    lost = record(user, outcome="lost", completion_tokens=0)
+    true = lost | {"outcome": "complete", "completion_tokens": 70}
+    for told in (lost, true, lost):
+        assert report(told).status_code == 204
+    assert [(row.outcome, row.completion_tokens) for row in UsageRecord.objects.all()] == [("complete", 70)]
+
+
 def test_who_is_gone_leaves_what_was_used(user: User) -> None:
     key, _ = ApiKey.create(user, "laptop")
     report(record(user, key_id=str(key.id)))
@@ -104,7 +112,7 @@ def test_a_batch_of_any_size_takes_as_many_queries(
 ) -> None:
     key, _ = ApiKey.create(user, "laptop")
     for count in (1, 200):
-        with django_assert_num_queries(3):  # users, keys, insert
+        with django_assert_num_queries(6):  # savepoint, lost, users, keys, insert, savepoint
             report(*(record(user, key_id=str(key.id)) for _ in range(count)))
 
 

@@ -5,7 +5,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Count, Sum
 from django.db.models.functions import TruncDate
 
@@ -36,10 +36,15 @@ class UsageRecordQuerySet(models.QuerySet["UsageRecord"]):
             .order_by("-day", "model")
         )
 
+    @transaction.atomic
     def take(self, records: "Sequence[Record]") -> None:
         """Store what a gateway reports. A record that is there already changes nothing, so it may come any number of
-        times and counts once. Users and keys that are gone leave their records behind.
+        times and counts once. Users and keys that are gone leave their records behind. A gateway that was only taken
+        for dead knows better than who reported its requests as lost.
         """
+        lost = UsageRecord.Outcome.LOST
+        known = [record.request_id for record in records if record.outcome != lost]
+        self.filter(request_id__in=known, outcome=lost).delete()
         users = {record.user_id for record in records if record.user_id.isdecimal()}
         keys = {record.key_id for record in records if record.key_id}
         known_users = {str(pk): pk for pk in User.objects.filter(pk__in=users).values_list("pk", flat=True)}
