@@ -58,7 +58,7 @@ class UsageRecordQuerySet(models.QuerySet["UsageRecord"]):
                     **record.model_dump(exclude={"user_id", "key_id"}),
                 )
                 # In one order everywhere, so that two gateways with the same records do not wait for each other.
-                for record in sorted(records, key=lambda record: record.request_id)
+                for record in sorted(records, key=lambda record: (record.request_id, record.outcome == lost))
             ],
             ignore_conflicts=True,
         )
