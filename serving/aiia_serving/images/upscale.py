@@ -67,7 +67,7 @@ class Upscalers(Parts[Any]):
             made = image.resize(size, Image.Resampling.LANCZOS)
             done(0, 1)
             return made
-        made = _upscaled(self._get(name), image, device, done)
+        made = _upscaled(name, self._get(name), image, device, done)
         return made if made.size == size else made.resize(size, Image.Resampling.LANCZOS)
 
     def _module(self, part: Any) -> Any:
@@ -92,7 +92,7 @@ def _load(name: str, path: Path) -> Any:
     return found.eval()
 
 
-def _upscaled(found: Any, image: "Image", device: Any, done: TileDone) -> "Image":
+def _upscaled(name: str, found: Any, image: "Image", device: Any, done: TileDone) -> "Image":
     import numpy as np
     import torch
     from PIL import Image
@@ -107,6 +107,8 @@ def _upscaled(found: Any, image: "Image", device: Any, done: TileDone) -> "Image
         with torch.no_grad():
             seen = pixels[None, :, y : bottom + MARGIN, x : right + MARGIN]
             made = found(seen.to(found.dtype))[0].float()
+        if not made.isfinite().all():
+            raise _broken(name, "its image came out with values that are no numbers")
         made = made[:, (top - y) * scale : (bottom - y) * scale, (left - x) * scale : (right - x) * scale]
         part = (made.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         result[:, top * scale : bottom * scale, left * scale : right * scale] = part

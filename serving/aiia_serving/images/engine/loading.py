@@ -66,7 +66,7 @@ class Loader:
         )
         # What each part takes that may be another model's too, in bytes.
         self.common = {key: self._bytes_of(part, key) for part, key in self._components.items()}
-        self.common |= {key: self._bytes_of("", key) for parts in further for key in parts.keys}
+        self.common |= {key: self._bytes_of(key[1], key) for parts in further for key in parts.keys}
 
     @property
     def how(self) -> dict[str, object]:

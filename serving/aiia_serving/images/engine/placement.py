@@ -15,6 +15,8 @@ from aiia_serving.images.weights import numbers, tensors
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Upscalers are float32, whatever the model is.
+_UPSCALER_BYTES = 4
 
 # Of a GPU's memory the rest is CUDA's and what is lost between pieces.
 GPU_PART = 0.92
@@ -26,15 +28,16 @@ _WORKING_ELSE = (4.0e9, 2.0e9)
 
 @dataclass(frozen=True)
 class Numbers:
-    """How many numbers the weights are: the network's, the text encoders', and the others'."""
+    """How many numbers the weights are: the network's, the text encoders', the upscalers', and the others'."""
 
     network: int
     encoders: int
     others: int
+    upscalers: int = 0
 
     @property
     def total(self) -> int:
-        return self.network + self.encoders + self.others
+        return self.network + self.encoders + self.others + self.upscalers
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ class Placement:
         return f"{self.device} {self.dtype} {self.offload} {self.vae_tiling}"
 
     def bytes_of(self, component: str, count: int) -> int:
-        """What the weights of a text encoder, or of another part beside the network, take on the device."""
+        """What the weights of a text encoder, of an ``upscaler``, or of another part beside the network, take on the
+        device."""
+        if component == "upscaler":
+            return count * _UPSCALER_BYTES
         waits = component.startswith("text_encoder") and self.offload != "none"
         return 0 if waits else count * _BYTES[self.dtype]
 
@@ -65,11 +71,12 @@ class Placement:
         """What the weights take on the device."""
         width = _BYTES[self.dtype]
         network = numbers.network * (1 if self.quantization == "fp8" else width)
+        upscalers = numbers.upscalers * _UPSCALER_BYTES
         if self.offload == "blocks":
             # Two blocks of perhaps twenty are there at a time.
-            return int(network * 0.1 + numbers.others * width)
+            return int(network * 0.1 + numbers.others * width + upscalers)
         encoders = numbers.encoders if self.offload == "none" else 0
-        return int(network + (encoders + numbers.others) * width)
+        return int(network + (encoders + numbers.others) * width + upscalers)
 
 
 def count(source: Path, parts: Mapping[str, list[Path]] | None = None, config: Path | None = None) -> Numbers:
@@ -77,7 +84,7 @@ def count(source: Path, parts: Mapping[str, list[Path]] | None = None, config: P
 
     ``config`` has the parts that a single file lacks.
     """
-    found = {"network": 0, "encoders": 0, "others": 0}
+    found = {"network": 0, "encoders": 0, "others": 0, "upscalers": 0}
     folders = [folder for folder in source.iterdir() if folder.is_dir()] if source.is_dir() else []
     folders += [config / part for part in lacking(source)] if config is not None else []
     for folder in folders:
@@ -90,10 +97,10 @@ def count(source: Path, parts: Mapping[str, list[Path]] | None = None, config: P
         for name, tensor in tensors(source).items():
             kind = "encoders" if name.startswith(("cond_stage_model", "conditioner", "text_encoders")) else "network"
             found["others" if name.startswith(("first_stage_model", "vae.")) else kind] += prod(tensor.shape)
-    for path in (path for paths in (parts or {}).values() for path in paths):
+    for kind, path in ((kind, path) for kind, paths in (parts or {}).items() for path in paths):
         # A part that cannot be read is refused when a request asks for it; the model does without.
         with contextlib.suppress(ImageProblem):
-            found["others"] += numbers(path)
+            found[kind if kind == "upscalers" else "others"] += numbers(path)
     return Numbers(**found)
 
 
