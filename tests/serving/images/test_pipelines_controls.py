@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from aiia_serving.images.controls import preprocess
 from aiia_serving.images.engine.placement import Placed, Placement
 from aiia_serving.images.job import Job
 from aiia_serving.images.sources import load_model
@@ -48,3 +51,20 @@ def test_what_is_loaded_while_another_run_is_widened_has_the_chosen_precision(fo
     # Once they are there they are widened with the rest.
     placed.widen()
     assert batch.run()[0].size == (32, 32)
+
+
+def test_preprocessors_make_of_an_image_what_they_are_called() -> None:
+    """A dark square on white: its edges, as thick lines in white on black; its shades spread, and turned around."""
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste((40, 40, 40), (16, 16, 48, 48))
+    canny, scribble, blur, invert = (
+        np.asarray(preprocess(image, name, "control[0].preprocessor")).astype(int)
+        for name in ("canny", "scribble", "blur", "invert")
+    )
+    assert set(np.unique(scribble)) == {0, 255}
+    assert scribble[32, 32].max() == scribble[2, 2].max() == 0
+    assert scribble[32, 12:21].max() == 255
+    assert (scribble > 0).sum() > 1.5 * (canny > 0).sum()
+    assert 40 < blur[16, 32, 0] < 255
+    assert np.abs(np.diff(blur[:, 32, 0])).max() < 30
+    assert (invert == 255 - np.asarray(image)).all()
