@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
 
 from aiia_serving.images.problem import ImageProblem
 
@@ -22,6 +25,17 @@ class Tensor:
     shape: tuple[int, ...]
 
 
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
+
+
+_ENTRIES = TypeAdapter(dict[str, _Entry])
+
+
 def tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file, by name. Reads its header only. Raises ImageProblem for any other file."""
     try:
@@ -37,13 +51,13 @@ def tensors(path: Path) -> dict[str, Tensor]:
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
-        found = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-        ends = [(*entry["data_offsets"], found[name]) for name, entry in header.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        entries = _ENTRIES.validate_python(header)
+    except (ValueError, RecursionError) as error:
         raise _bad(path, "has a damaged header") from error
+    found = {name: Tensor(entry.dtype, tuple(entry.shape)) for name, entry in entries.items()}
     if not found:
         raise _bad(path, "holds no tensors")
-    _whole(path, size - 8 - length, ends)
+    _whole(path, size - 8 - length, entries)
     return found
 
 
@@ -70,12 +84,13 @@ def numbers(path: Path) -> int:
     return sum(prod(tensor.shape) for file in files(path) for tensor in tensors(file).values())
 
 
-def _whole(path: Path, size: int, ends: list[tuple[int, int, Tensor]]) -> None:
-    if max(end for _, end, _ in ends) > size:
+def _whole(path: Path, size: int, entries: dict[str, _Entry]) -> None:
+    if max(entry.data_offsets[1] for entry in entries.values()) > size:
         raise _bad(path, "is torn: its end is missing; download it again")
-    for start, end, tensor in ends:
-        width = _BYTES.get(tensor.dtype)
-        if start < 0 or (width is not None and end - start != width * prod(tensor.shape)):
+    for entry in entries.values():
+        start, end = entry.data_offsets
+        width = _BYTES.get(entry.dtype)
+        if width is not None and end - start != width * prod(entry.shape):
             raise _bad(path, "has a damaged header")
 
 

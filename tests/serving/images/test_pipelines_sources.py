@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from aiia_serving.images.engine.placement import count
+from aiia_serving.images.engine.placement import Placement, count
 from aiia_serving.images.families import families, family_of
 from aiia_serving.images.job import Job
 from aiia_serving.images.problem import ImageProblem
@@ -123,6 +124,33 @@ def test_torn_weights_are_refused(folder: Path, keep: int) -> None:
 def test_what_are_no_weights_is_refused_with_what_it_is(folder: Path, content: bytes, word: str) -> None:
     weights(folder).write_bytes(content)
     assert word in reason(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_offsets": ["0", "8"]},
+        {"data_offsets": [0, 4, 8]},
+        {"data_offsets": [8]},
+        {"data_offsets": [-8, 0]},
+        {"data_offsets": None},
+        {"dtype": ["F32"]},
+        {"shape": ["2"]},
+        {"shape": [-1, -2]},
+        {"shape": 2},
+    ],
+)
+def test_a_header_of_other_types_is_a_damaged_one(tmp_path: Path, change: dict[str, object]) -> None:
+    whole = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    path = tmp_path / "one"
+    for header, damaged in (({"a": whole}, False), ({"a": whole, "b": {**whole, **change}}, True)):
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+        if damaged:
+            with pytest.raises(ImageProblem, match="one has a damaged header"):
+                check_whole(path)
+        else:
+            check_whole(path)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
@@ -286,6 +314,27 @@ def test_upscaling_is_a_work_of_every_model(tiny: Path, tmp_path: Path) -> None:
         )
         (image,) = assemble(model, ready.calls).run()
         assert (image.size, ready.job.upscaler) == (size, name or "compact")
+
+
+def test_an_upscaler_that_makes_no_numbers_is_refused(tmp_path: Path) -> None:
+    path = _esrgan(tmp_path / "compact.safetensors")
+    weights = load_file(path)
+    next(iter(weights.values()))[0] = float("nan")
+    save_file(weights, path)
+    with pytest.raises(ImageProblem, match="no numbers") as refused:
+        Upscalers({"compact": path}).run("compact", scene(), (80, 72), "cpu", lambda *_: None)
+    assert (refused.value.code, refused.value.param) == ("broken_upscaler", "upscaler")
+
+
+def test_an_upscaler_counts_with_its_own_width(tiny: Path, tmp_path: Path) -> None:
+    path = _esrgan(tmp_path / "compact.safetensors")
+    weights = load_file(path).values()
+    upscalers = Upscalers({"compact": path})
+    upscalers.run("compact", scene(), (80, 72), "cpu", lambda *_: None)
+    held = sum(weight.numel() * weight.element_size() for weight in upscalers.modules[0].parameters())
+    narrow = Placement("cpu", "float16")
+    assert narrow.bytes(count(tiny, {"upscalers": [path]})) - narrow.bytes(count(tiny)) == held
+    assert narrow.bytes_of("upscaler", sum(weight.numel() for weight in weights)) == held
 
 
 def test_what_is_no_upscaler_is_refused(tmp_path: Path) -> None:
