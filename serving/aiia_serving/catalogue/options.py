@@ -151,8 +151,10 @@ class PipelineOptions(Part):
     quantization: Literal["auto", "none", "fp8"] = Field(
         default="auto", description="fp8: the network's weights are kept in 8 bits and widened for each layer"
     )
-    offload: Literal["auto", "none", "blocks"] = Field(
-        default="auto", description="blocks: weights wait in main memory and are on the GPU only while they count"
+    offload: Literal["auto", "none", "encoders", "blocks"] = Field(
+        default="auto",
+        description="encoders: the text encoders wait in main memory and are on the GPU only while they count; blocks:"
+        " so do the network's blocks",
     )
     vae_tiling: bool | None = Field(default=None, description="Images are decoded in tiles, which takes less memory")
     attention: str = Field(default="auto", description="auto: measured; or one of diffusers' attention backends")
