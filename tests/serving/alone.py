@@ -1,6 +1,6 @@
 """A replica of a small engine without Ray: ``python -m tests.serving.alone embedding|images FOLDER``.
 
-``it`` is the model in the folder. The one for embeddings fails on texts of more than 8 tokens. Beside the one for images
+``it`` is the model in the folder. That for embeddings fails on texts of more than 8 tokens. Beside that for images
 there is ``lost``, whose files are gone when they are to be loaded. Prints its port.
 """
 

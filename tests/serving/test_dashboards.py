@@ -3,16 +3,21 @@
 import json
 import re
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import ASGIApp
 
 from aiia_platform.observability import metrics as platform_metrics
+from aiia_serving.engines import http as small_engine
 from aiia_serving.gateway import metrics as gateway_metrics
+from aiia_serving.images.engine import http as image_engine
 from aiia_serving.manager import metrics as manager_metrics
 from tests.fakes import ROOT
 from tests.support.beside import load
@@ -90,11 +95,26 @@ def test_panels_do_not_overlap() -> None:
             taken |= cells
 
 
-def test_the_guide_names_every_metric() -> None:
+async def of_a_replica(app: ASGIApp) -> set[str]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://replica") as client:
+        page = (await client.get("/metrics")).text
+    families = [family for family in text_string_to_metric_families(page) if not family.name.endswith("_created")]
+    return {family.name + ("_total" if family.type == "counter" else "") for family in families}
+
+
+async def of_replicas() -> set[str]:
+    """What embedding, rerank and image models show, by the names in the guide."""
+    idle: Any = SimpleNamespace(waiting=0, memory=SimpleNamespace(used=lambda: (0, 0)))
+    unasked: Any = None
+    small = await of_a_replica(small_engine.http_application("/v1/embeddings", unasked))
+    return small | await of_a_replica(image_engine.http_application(idle, "replica-1"))
+
+
+async def test_the_guide_names_every_metric() -> None:
     guide = GUIDE.read_text()
     named = set(re.findall(r"`(aiia_[a-z_]+)`", guide))
     described = {name + ("_total" if family.type == "counter" else "") for name, family in ours().items()}
-    assert named == described
+    assert named == described | await of_replicas()
 
 
 def test_nobody_else_takes_our_names() -> None:

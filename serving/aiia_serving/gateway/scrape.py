@@ -44,8 +44,8 @@ def pages(gateway_of: Callable[[], Gateway]) -> APIRouter:
     async def engine(request: Request, model_id: str) -> Response:
         gateway = opened(request)
         model = await gateway.registry.get(model_id)
-        if model.engine != "vllm" or model.upstream is None:
-            raise ApiError(404, f"The engine of '{model_id}' has no metrics.", code="no_metrics")
+        if model.engine == "openai" or model.upstream is None:
+            raise ApiError(404, f"'{model_id}' does not run here and has no metrics.", code="no_metrics")
         return await _passed_on(gateway, model.upstream.base_url.removesuffix("/v1") + "/metrics", {})
 
     return router
