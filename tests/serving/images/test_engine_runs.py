@@ -144,6 +144,15 @@ async def test_several_images_of_one_job(memory: Memory[Placed]) -> None:
     assert events[-1]["steps"] == 24
 
 
+async def test_the_time_left_is_that_of_all_images_of_the_job(memory: Memory[Placed]) -> None:
+    events = await draw(Engine(memory, "tiny", 2), n=4)
+    left_s = {event["step"]: event["eta_s"] for event in events if event["type"] == "step"}
+    whole_s = events[-1]["gpu_ms"] / 1000
+    # After half of it there is about half to come, and of the last step what follows it.
+    assert left_s[16] > whole_s / 8
+    assert left_s[32] < left_s[16]
+
+
 async def test_a_recipe_makes_the_same_pixels(memory: Memory[Placed]) -> None:
     engine = Engine(memory, "tiny")
     first = await draw(engine, seed=None, loras=[{"name": "style", "weight": 0.5}])

@@ -86,7 +86,7 @@ class Submission:
             self._place = place
             self._tell({"type": "waiting", "position": place})
 
-    def hear(self, calls: Sequence[tuple[int, Call]], news: News) -> None:
+    def hear(self, calls: Sequence[tuple[int, Call]], news: News, begun: "_Begun") -> None:
         """What happened to these of its images, which have these places in their batch."""
         match news:
             case Loading(what, eta_s):
@@ -96,6 +96,9 @@ class Submission:
             case Step(done, eta_s, previews):
                 self._done.update((call.index, done) for _, call in calls)
                 steps = sum(self._done.values())
+                if eta_s is not None:
+                    # Its images that are still to come take as long as those of this batch.
+                    eta_s += begun.each_s(eta_s) * (self._missing - len(calls))
                 self._tell({"type": "step", "step": steps, "steps": self._steps, "eta_s": eta_s})
                 if previews and self.job.previews:
                     for place, call in calls:
@@ -311,7 +314,7 @@ class Engine:
             if image.call is not None:
                 calls.append((place, image.call))
         for submission, calls in of_each.items():
-            submission.hear(calls, news)
+            submission.hear(calls, news, begun)
 
     def _ended(self, begun: "_Begun", outcome: Ready | list[Picture] | BaseException) -> None:
         self._begun.remove(begun)
@@ -372,3 +375,7 @@ class _Begun:
     @property
     def abandoned(self) -> bool:
         return all(image.submission.over for image in self.images)
+
+    def each_s(self, left_s: float) -> float:
+        """How long each of its images takes, if there are so many seconds left."""
+        return (self.turn.held_s + left_s) / len(self.images)
