@@ -3,6 +3,8 @@
 import json
 import socket
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -333,6 +335,21 @@ def test_a_request_that_fails_the_engine_each_time_comes_to_an_end(
         client.chat.completions.create(model="fake", messages=HI)
     assert (failed.value.status_code, failed.value.code) == (502, "model_error")
     assert upstream.stats()["started"] - before == 3
+
+
+def test_one_beginning_many_times_at_once_goes_to_several_replicas(
+    gateway: GatewayProcess, control: FakeControl, upstream: FakeUpstream
+) -> None:
+    control.set_model("fake", upstream.base_url, max_in_flight=16, replicas=2)
+    control.wait_seen()
+    upstream.control(tokens=2, first_token_s=1)
+    with ThreadPoolExecutor(6) as callers:
+        answers = [callers.submit(raw_stream, gateway) for _ in range(6)]
+        assert {answer.result()[0] for answer in answers} == {200}
+    names = Counter(asked["headers"]["x-session-id"] for asked in upstream.requests()[-6:])
+    assert sorted(names.values()) == [2, 2, 2]
+    raw_stream(gateway)
+    assert upstream.requests()[-1]["headers"]["x-session-id"] == min(names, key=len)
 
 
 def test_lines_may_end_as_the_server_likes(gateway: GatewayProcess, upstream: FakeUpstream) -> None:

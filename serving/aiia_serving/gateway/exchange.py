@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,15 +39,13 @@ class Exchange:
         *,
         estimated_cost: float,
         deadline_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """``headers`` go to the model beside those that every request has."""
         self._gateway = gateway
         self._caller = caller
         self._reply = reply
         self._estimated_cost = estimated_cost
         self._deadline_s = deadline_s
-        self._headers = {"X-Request-Id": reply.request_id, **(headers or {})}
+        self._headers = {"X-Request-Id": reply.request_id}
         self._ticket: Ticket | None = None
         self.usage = usage
         self.retries = 0

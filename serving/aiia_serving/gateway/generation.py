@@ -53,8 +53,8 @@ class Generation(Exchange):
             usage,
             estimated_cost=request.estimated_cost(),
             deadline_s=deadline_s,
-            headers={"X-Session-Id": _session(caller, request)},
         )
+        self._session = _session(caller, request)
         self.needs = "chat" if isinstance(request, ChatRequest) else "completions"
         self._request = request
         self._chat = isinstance(request, ChatRequest)
@@ -68,12 +68,14 @@ class Generation(Exchange):
 
     async def _attempt(self, model: ModelState) -> None:
         self._running_said = self._got_further = False
-        if self._written is not None:
-            await self._go_on(model, self._written)
-        elif self._request.stream:
-            await self._stream(model)
-        else:
-            await self._answer(model)
+        with self._gateway.sessions.name(self._session, model) as name:
+            self._headers["X-Session-Id"] = name
+            if self._written is not None:
+                await self._go_on(model, self._written)
+            elif self._request.stream:
+                await self._stream(model)
+            else:
+                await self._answer(model)
 
     async def _stream(self, model: ModelState) -> None:
         response = await self._open(model, "/chat/completions" if self._chat else "/completions", self._payload(model))

@@ -8,6 +8,7 @@ from aiia_serving.gateway.images.store import ImageStore
 from aiia_serving.gateway.meter import Meter
 from aiia_serving.gateway.registry import Registry
 from aiia_serving.gateway.revocations import Revocations
+from aiia_serving.gateway.sessions import Sessions
 from aiia_serving.gateway.settings import GatewaySettings
 from aiia_serving.gateway.upstream import new_session
 from aiia_serving.gateway.wire import Client
@@ -34,6 +35,7 @@ class Gateway:
             settings.gateway_unknown_key_ttl_s,
         )
         self.paces = Paces()
+        self.sessions = Sessions()
         self.images = ImageStore(settings.redis_url, settings.internal_token, settings.gateway_image_ttl_s)
         self._revocations = Revocations(settings.redis_url, self.authenticator.forget)
 
