@@ -286,13 +286,15 @@ async def test_without_memory_a_job_fails_with_advice_and_others_live(memory: Me
     assert pixels(await draw(engine)).shape == (1, SIZE, SIZE, 3)
 
 
-async def test_of_a_batch_only_the_image_without_numbers_fails(memory: Memory[Placed], model: Model) -> None:
-    # Its seed betrays it: the network is given the noise as it is.
-    noise = torch.randn((1, 4, SIZE // 2, SIZE // 2), generator=torch.Generator("cpu").manual_seed(4))
+def of_seed(seed: int, latents: torch.Tensor) -> torch.Tensor:
+    """Which of those that the network is given first are the noise of a seed."""
+    noise = torch.randn((1, 4, SIZE // 2, SIZE // 2), generator=torch.Generator("cpu").manual_seed(seed))
+    return torch.tensor([torch.equal(one, noise[0]) for one in latents])
 
+
+async def test_of_a_batch_only_the_image_without_numbers_fails(memory: Memory[Placed], model: Model) -> None:
     def spoil(_module: Any, inputs: Any, output: Any) -> Any:
-        bad = [torch.equal(one, noise[0]) for one in inputs[0]]
-        output[0][torch.tensor(bad)] = float("nan")
+        output[0][of_seed(4, inputs[0])] = float("nan")
         return output
 
     engine = Engine(memory, "tiny", 4)
@@ -307,13 +309,30 @@ async def test_of_a_batch_only_the_image_without_numbers_fails(memory: Memory[Pl
     assert ill[-1]["advice"]
 
 
-async def test_an_unknown_failure_is_no_one_elses(memory: Memory[Placed], model: Model) -> None:
-    def fail(*_: Any) -> None:
-        raise ZeroDivisionError("a star")
+async def test_an_unknown_failure_is_no_one_elses(
+    memory: Memory[Placed], model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    together, words = 0, job().prompt
 
-    engine = Engine(memory, "tiny")
+    def fail(_module: Any, inputs: Any, _output: Any) -> None:
+        nonlocal together
+        if of_seed(4, inputs[0]).any():
+            # Each is there with and without its prompt.
+            together = max(together, len(inputs[0]) // 2)
+            raise ZeroDivisionError(words)
+
+    engine = Engine(memory, "tiny", 4)
+    good = pixels(await draw(engine))
     with hooked(model.network, fail):
-        assert (await draw(engine))[-1]["code"] == "engine_failed"
+        first = await engine.submit(job(seed=9, steps=20))
+        pair = [await engine.submit(job(seed=seed)) for seed in (3, 4)]
+        healthy, ill = await asyncio.gather(*map(end, pair))
+    await end(first)
+    assert together == 2, "they were one batch"
+    assert np.array_equal(pixels(healthy), good)
+    assert ill[-1]["code"] == "engine_failed"
+    assert caplog.text.count("an image failed: ZeroDivisionError") == 2
+    assert words not in caplog.text
     assert pixels(await draw(engine)).shape == (1, SIZE, SIZE, 3)
 
 

@@ -333,13 +333,14 @@ class Engine:
         self._go_on()
 
     def _failed(self, images: list[Image], error: BaseException) -> None:
+        # What is not understood is in the log also if each of them succeeds alone.
+        problem = problem_of(error)
         if again_alone(error, len(images)) or (out_of_memory(error) and not images[0].again):
             for image in images:
                 if not image.submission.over:
                     image.alone = image.again = True
                     self._waiting.append(image)
             return
-        problem = problem_of(error)
         for image in images:
             image.submission.fail(problem)
 

@@ -21,9 +21,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def again_alone(error: BaseException, images: int) -> bool:
     """Whether the images of a batch are tried one by one: what is wrong may be one's alone, or their number's."""
-    if images == 1:
-        return False
-    return out_of_memory(error) or (isinstance(error, ImageProblem) and error.code == NAN)
+    return images > 1 and (not isinstance(error, ImageProblem) or error.code == NAN)
 
 
 def problem_of(error: BaseException) -> ImageProblem:
