@@ -8,6 +8,7 @@ from typing import Any
 from aiia_serving.autoscaling.decision import Rules
 from aiia_serving.autoscaling.demand import demands
 from aiia_serving.catalogue.document import ModelDocument
+from aiia_serving.catalogue.options import Adapter, ImageModel
 from aiia_serving.engines import capabilities
 from aiia_serving.engines.autoscaling import scaled_application
 from aiia_serving.engines.environment import RaySettings
@@ -15,7 +16,7 @@ from aiia_serving.manager.board import Board
 from aiia_serving.manager.driver import AppReport
 from aiia_serving.manager.hand import Hand
 from aiia_serving.manager.holdings import Holdings
-from aiia_serving.manager.phases import Facts, Phases
+from aiia_serving.manager.phases import Facts, Phase, Phases, going_on, of_files
 from aiia_serving.manager.preparing import Preparing
 from aiia_serving.manager.sleeping import Sleeping, sleeps
 from aiia_serving.manager.timings import Timings
@@ -39,6 +40,8 @@ class LocalModels:
         self._wishes = wishes
         self._build = build
         self._documents: dict[str, ModelDocument] = {}
+        # What goes on until the files of the document in its place are here.
+        self._before: dict[str, ModelDocument] = {}
         # Taken out of Serve for a moment, to be deployed anew.
         self._again: set[str] = set()
         self._unbuilt: dict[str, str] = {}
@@ -54,12 +57,9 @@ class LocalModels:
     def want(self, documents: Mapping[str, ModelDocument], notes: Mapping[str, str] | None = None) -> None:
         """From now on these documents, by name, are what should run. ``notes`` are told with their states."""
         self._notes = notes or {}
-        before, self._documents = self._documents, dict(documents)
-        for name in before.keys() | documents.keys():
-            if before.get(name) != documents.get(name):
-                self._preparing.forget(name)
-                if name in documents:
-                    self.refresh(name)
+        for name in self._documents.keys() | documents.keys():
+            if self._documents.get(name) != documents.get(name):
+                self._replace(name, documents.get(name))
         self._step()
 
     def refresh(self, name: str) -> None:
@@ -74,6 +74,20 @@ class LocalModels:
         """Fetches the model's files, whether it should run or not."""
         if not self._preparing.present(self._documents[name]):
             self._preparing.ask(self._documents[name])
+
+    def _replace(self, name: str, document: ModelDocument | None) -> None:
+        report = self._report(name)
+        broken = report is not None and report["broken"]
+        before = self._served(name) if name in self._documents and self._runs(name) and not broken else None
+        self._before.pop(name, None)
+        self._preparing.forget(name)
+        if document is None:
+            del self._documents[name]
+            return
+        self._documents[name] = document
+        if before is not None:
+            self._before[name] = before
+        self.refresh(name)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -99,8 +113,9 @@ class LocalModels:
     def _applications(self) -> list[dict[str, Any]]:
         applications = []
         self._unbuilt.clear()
-        for name, document in sorted(self._documents.items()):
-            if self._runs(document) and name not in self._again:
+        for name in sorted(self._documents):
+            if self._runs(name) and name not in self._again:
+                document = self._served(name)
                 try:
                     applications.append(self._build(document, self._settings.model_cache, self._serve_rules(document)))
                 except (LookupError, OSError, ValueError) as error:
@@ -108,9 +123,20 @@ class LocalModels:
                     self._unbuilt[name] = str(error)
         return applications
 
-    def _runs(self, document: ModelDocument) -> bool:
-        unloaded = self._wishes.get(document.id).unloaded
-        return not unloaded and not self._preparing.waits(document.id) and self._preparing.present(document)
+    def _served(self, name: str) -> ModelDocument:
+        """What its replicas are to be of: its document, or the one before while that runs and the new files come."""
+        document = self._documents[name]
+        if self._is_prepared(document):
+            self._before.pop(name, None)
+        return document if self._wishes.get(name).unloaded else self._before.get(name, document)
+
+    def _runs(self, name: str) -> bool:
+        unloaded = self._wishes.get(name).unloaded
+        document = self._served(name)
+        return not unloaded and (document is not self._documents[name] or self._is_prepared(document))
+
+    def _is_prepared(self, document: ModelDocument) -> bool:
+        return not self._preparing.waits(document.id) and self._preparing.present(document)
 
     def _rules(self, document: ModelDocument) -> Rules:
         scaling = document.spec.scaling
@@ -134,14 +160,14 @@ class LocalModels:
 
     def _sleepers(self) -> dict[str, Rules]:
         return {
-            name: self._rules(document)
-            for name, document in self._documents.items()
-            if sleeps(document) and self._runs(document)
+            name: self._rules(self._served(name))
+            for name in self._documents
+            if sleeps(self._served(name)) and self._runs(name)
         }
 
     def _image_models(self) -> list[str]:
         """Those with a replica that can be asked."""
-        found = [name for name, document in self._documents.items() if document.spec.engine == "diffusers"]
+        found = [name for name in self._documents if self._served(name).spec.engine == "diffusers"]
         return [name for name in found if (report := self._report(name)) is not None and report["running"]]
 
     async def _show(self) -> None:
@@ -155,7 +181,7 @@ class LocalModels:
                 pass
 
     async def _show_once(self) -> None:
-        states = {state.id: state for document in self._documents.values() for state in self._states(document)}
+        states = {state.id: state for name in self._documents for state in self._states(name)}
         for name in self._shown - states.keys():
             last = self._board.get(name)
             if last is None or last.engine == "none":
@@ -172,18 +198,21 @@ class LocalModels:
             await self._board.put(state)
         self._shown |= states.keys()
 
-    def _states(self, document: ModelDocument) -> list[ModelState]:
+    def _states(self, name: str) -> list[ModelState]:
         """The model's, and those of the further models on its replicas."""
-        name, cache = document.id, self._settings.model_cache
+        document, cache = self._served(name), self._settings.model_cache
+        step, failure = self._preparing.step(name), self._preparing.failure(name)
+        # Of the document that waits for them.
+        files = None if document is self._documents[name] else of_files(step, failure)
         rules, report = self._rules(document), self._report(name)
         unloaded = self._wishes.get(name).unloaded
         away = self._sleeping.away(name)
         facts = Facts(
             unloaded=unloaded,
             may_be_cold=rules.min_replicas == 0,
-            present=self._preparing.present(document),
-            step=self._preparing.step(name),
-            failure=self._preparing.failure(name) or self._unbuilt.get(name),
+            present=files is not None or self._preparing.present(document),
+            step=step if files is None else None,
+            failure=(failure if files is None else None) or self._unbuilt.get(name),
             ray=self._hand.reports is not None,
             report=report,
             away=away,
@@ -191,19 +220,17 @@ class LocalModels:
             waking=self._sleeping.waking(name),
         )
         phase = self._phases.phase(name, facts)
+        if files is not None:
+            phase = going_on(phase, files)
         running = report["running"] if report and not away else 0
-        upstream = f"http://127.0.0.1:{self._settings.serve_port}/{name}/v1"
         words = capabilities.of(document, cache)
         state = ModelState(
             id=name,
             task=document.spec.task,
             engine=document.spec.engine,
             title=document.title,
-            state=phase.state,
-            reason=self._notes.get(name) or phase.reason,
-            progress=None if phase.progress is None else round(phase.progress, 2),
-            eta_s=None if phase.eta_s is None else round(phase.eta_s),
-            upstream=Upstream(base_url=upstream, model=name),
+            **_told(phase) | {"reason": self._notes.get(name) or phase.reason},
+            upstream=self._upstream(name, name),
             max_model_len=capabilities.max_model_len(document, cache),
             max_new_tokens=document.spec.sampling.max_new_tokens if document.spec.sampling else None,
             max_in_flight=rules.window * max(1, running),
@@ -215,16 +242,32 @@ class LocalModels:
             max_replicas=rules.max_replicas,
             held=self._holdings.of(name, name),
         )
-        beside = [
-            state.model_copy(
-                update={
-                    "id": model.name,
-                    "title": model.title or model.name,
-                    "upstream": Upstream(base_url=upstream, model=model.name),
-                    "base": name,
-                    "held": self._holdings.of(name, model.name),
-                }
-            )
-            for model in document.beside
-        ]
-        return [state, *beside]
+        states = [state, *(self._beside(state, model) for model in document.beside)]
+        if files is not None:
+            known = {one.id for one in states}
+            new = [model for model in self._documents[name].beside if model.name not in known]
+            states += [self._beside(state, model).model_copy(update=_told(files)) for model in new]
+        return states
+
+    def _beside(self, base: ModelState, model: Adapter | ImageModel) -> ModelState:
+        """The state of a further model on the replicas of ``base``."""
+        change = {
+            "id": model.name,
+            "title": model.title or model.name,
+            "upstream": self._upstream(base.id, model.name),
+            "base": base.id,
+            "held": self._holdings.of(base.id, model.name),
+        }
+        return base.model_copy(update=change)
+
+    def _upstream(self, application: str, model: str) -> Upstream:
+        return Upstream(base_url=f"http://127.0.0.1:{self._settings.serve_port}/{application}/v1", model=model)
+
+
+def _told(phase: Phase) -> dict[str, Any]:
+    return {
+        "state": phase.state,
+        "reason": phase.reason,
+        "progress": None if phase.progress is None else round(phase.progress, 2),
+        "eta_s": None if phase.eta_s is None else round(phase.eta_s),
+    }

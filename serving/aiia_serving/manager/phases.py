@@ -1,7 +1,7 @@
 """From what is known of a local model to the state that everybody sees."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiia_serving.manager.driver import AppReport
 from aiia_serving.manager.preparing import Step
@@ -40,6 +40,25 @@ class Phase:
     eta_s: float | None = None
 
 
+def of_files(step: Step | None, failure: str | None) -> Phase:
+    """The phase of a model of which nothing but its files' way here can be told."""
+    if step is not None:
+        return Phase(State.DOWNLOADING, step.reason, step.progress, step.eta_s)
+    if failure is not None:
+        return Phase(State.FAILED, failure)
+    return Phase(State.REGISTERED, "Waits until the model before it is prepared")
+
+
+def going_on(phase: Phase, files: Phase) -> Phase:
+    """The phase of a model that goes on as its document was before, because the new ``files`` are not here."""
+    if phase.state is State.FAILED:
+        return phase
+    told = f"Goes on as it was until its new files are here: {files.reason}"
+    if phase.state is State.READY:
+        return Phase(State.READY, told, files.progress, files.eta_s)
+    return replace(phase, reason=f"{phase.reason}. {told}")
+
+
 class Phases:
     """Tells phases, and learns from them how long models take to start."""
 
@@ -75,7 +94,7 @@ class Phases:
         if report is not None and report["running"]:
             return self._awake(name, facts)
         if not facts.present:
-            return Phase(State.REGISTERED, "Waits until the model before it is prepared")
+            return of_files(None, None)
         if report is not None and report["broken"]:
             return Phase(State.FAILED, _short(report["message"]))
         if facts.may_be_cold and (report is None or report["target"] == 0):
