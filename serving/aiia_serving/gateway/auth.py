@@ -72,6 +72,8 @@ class Authenticator:
     def forget(self, digest: str) -> None:
         """Drops what is known of the key with this sha256, so that the platform is asked again."""
         self._cache.pop(digest, None)
+        # An answer that is on its way may be from before.
+        self._asking.pop(digest, None)
 
     async def _verified(self, digest: str) -> Caller | None:
         cached = self._cache.get(digest)
@@ -82,9 +84,13 @@ class Authenticator:
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(digest))
-            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
+            asking.add_done_callback(lambda asked: self._asked(digest, asked))
         # Shielded, because other requests with the same key wait for the same answer.
         return await asyncio.shield(asking)
+
+    def _asked(self, digest: str, asked: asyncio.Task[Caller | None]) -> None:
+        if self._asking.get(digest) is asked:
+            del self._asking[digest]
 
     async def _ask(self, digest: str) -> Caller | None:
         headers = {"Authorization": f"Bearer {self._internal_token}"}
@@ -107,6 +113,8 @@ class Authenticator:
         return self._keep(digest, caller, self._key_ttl_s)
 
     def _keep(self, digest: str, caller: Caller | None, ttl_s: float) -> Caller | None:
+        if self._asking.get(digest) is not asyncio.current_task():
+            return caller
         self._cache[digest] = (time.monotonic() + ttl_s, caller)
         self._cache.move_to_end(digest)
         while len(self._cache) > _MAX_CACHED_KEYS:
