@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from aiia_serving.images.parts import Parts, Shelf
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from aiia_serving.images.families import Family
+
+
+# What a ControlNet has as its base has it: the prompts' width, what else it is told, and the width of its layers.
+_OF_BASE = (
+    "cross_attention_dim",
+    "addition_embed_type",
+    "projection_class_embeddings_input_dim",
+    "block_out_channels",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+)
 
 
 class Controls(Parts[Any]):
@@ -31,31 +43,55 @@ class Controls(Parts[Any]):
         if not self._is_loaded(name):
             check_whole(self._files[name])
 
-    def get(self, name: str, dtype: Any, device: Any) -> Any:
-        """The ControlNet's module. Raises ImageProblem if its files are no ControlNet of the family."""
-        return self._once(name, lambda: self._load(name, dtype, device))
+    def get(self, name: str, network: Any, dtype: Any, device: Any) -> Any:
+        """The ControlNet's module. Raises ImageProblem if its files are no ControlNet for the base's ``network``."""
+        module = self._once(name, lambda: self._load(name, network, dtype, device))
+        # Another model of this family's class may have loaded it.
+        if any(_of(module, field) != _of(network, field) for field in _OF_BASE):
+            raise _broken(name, "it was made for another kind of model")
+        return module
 
-    def _load(self, name: str, dtype: Any, device: Any) -> Any:
+    def _load(self, name: str, network: Any, dtype: Any, device: Any) -> Any:
         import diffusers
 
         path = self._files[name]
+        if self._class is None:
+            raise _broken(name, "the family has no ControlNets")
+        kind = getattr(diffusers, self._class)
         try:
-            if self._class is None:
-                raise TypeError("the family has no ControlNets")
-            kind = getattr(diffusers, self._class)
             if path.is_dir():
                 module = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
             else:
-                module = kind.from_single_file(str(path), torch_dtype=dtype)
+                module = _from_file(kind, path, network, dtype)
             # Fails if the files had not all of its weights.
             return module.eval().requires_grad_(False).to(device)
         except Exception as error:
-            raise ImageProblem(
-                f"The ControlNet '{name}' can't be used: it does not fit this model.",
-                code="broken_control",
-                param="control",
-                status=422,
-            ) from error
+            alone = "" if path.is_dir() else ", or is built otherwise than most; give a folder with its config.json"
+            raise _broken(name, f"it does not fit this model{alone}") from error
+
+
+def _from_file(kind: Any, path: Path, network: Any, dtype: Any) -> Any:
+    """A file does not say how it is built: as ControlNets made from the base's network are."""
+    import torch
+
+    with torch.device("meta"):
+        plain = kind.from_unet(network, load_weights_from_unet=False)
+    with TemporaryDirectory() as config:
+        plain.save_config(config)
+        # A base that inpaints takes more channels than its ControlNets do.
+        channels = {"in_channels": network.config.out_channels}
+        return kind.from_single_file(str(path), config=config, local_files_only=True, torch_dtype=dtype, **channels)
+
+
+def _of(module: Any, field: str) -> Any:
+    value = module.config.get(field)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _broken(name: str, reason: str) -> ImageProblem:
+    return ImageProblem(
+        f"The ControlNet '{name}' can't be used: {reason}.", code="broken_control", param="control", status=422
+    )
 
 
 def _canny(image: "Image") -> "Image":

@@ -86,7 +86,7 @@ def load_model(
 
     ``family`` is asked for where a file does not tell. ``dtype`` is torch's, float32 if None. ``config`` is a folder
     with the configuration and tokenizers of a single file, and with the parts that it lacks; without it diffusers asks
-    the hub. ``limits`` and
+    the hub, or what is kept of it here. ``vae`` is a folder, or a file that is built as the model's own. ``limits`` and
     ``defaults`` replace the family's. ``options`` go to diffusers' loader, such as ``quantization_config``.
     ``parts`` are components that are loaded already, and the ``shelf`` is where further parts are looked for and put.
     """
@@ -98,7 +98,7 @@ def load_model(
     shelf = shelf or Shelf()
     extra: dict[str, Any] = {**(options or {}), "torch_dtype": dtype, **(parts or {})}
     if vae is not None and "vae" not in extra:
-        extra["vae"] = _vae(vae, dtype)
+        extra["vae"] = _vae(vae, dtype, source if source.is_dir() else config)
     kind = getattr(diffusers, known.classes["generate"])
     # An original checkpoint may hold an inpainting network, which only its own class loads as it is.
     try:
@@ -225,7 +225,12 @@ def _from_file(kind: Any, path: Path, config: Path | None, extra: dict[str, Any]
     if config is not None:
         extra |= {"config": str(config), "local_files_only": True}
         extra |= _parts(kind, config, absent, extra["torch_dtype"])
-    return kind.from_single_file(str(path), **extra)
+    try:
+        return kind.from_single_file(str(path), **extra)
+    except OSError as error:
+        if config is not None:
+            raise
+        raise _unsaid(path) from error
 
 
 def _parts(kind: Any, folder: Path, names: list[str], dtype: Any) -> dict[str, Any]:
@@ -250,7 +255,8 @@ def _complete(source: Path, name: str, part: Any) -> None:
         raise _bad(f"{source.name} is incomplete: {name} lacks {len(absent)} weights, {absent[0]} among them.")
 
 
-def _vae(path: Path, dtype: Any) -> Any:
+def _vae(path: Path, dtype: Any, model: Path | None) -> Any:
+    """``model`` is a folder whose own VAE says how one of a single file is built."""
     from diffusers import AutoencoderKL
 
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
@@ -258,9 +264,19 @@ def _vae(path: Path, dtype: Any) -> Any:
     try:
         if path.is_dir():
             return AutoencoderKL.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
-        return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype)
+        own = {"config": str(model), "subfolder": "vae", "local_files_only": True} if model is not None else {}
+        return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **own)
     except Exception as error:
+        if isinstance(error, OSError) and not path.is_dir() and model is None:
+            raise _unsaid(path) from error
         raise _bad(f"{path.name} is no VAE that can be loaded: {_short(error)}") from error
+
+
+def _unsaid(path: Path) -> ImageProblem:
+    return _bad(
+        f"{path.name} does not say how its parts are built, and nothing here does; give the folder of a model of its"
+        " family as its config."
+    )
 
 
 def _short(error: Exception) -> str:

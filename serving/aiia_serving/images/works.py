@@ -180,7 +180,8 @@ class Batch:
     @property
     def _controlnets(self) -> list[Any]:
         model = self.model
-        return [model.controls.get(control.name, model.dtype, model.device) for control in self._job.control]
+        place = (model.network, model.dtype, model.device)
+        return [model.controls.get(control.name, *place) for control in self._job.control]
 
     def _pipeline(self) -> Any:
         return self.model.pipeline(self._kind, self._controlnets, self.model.scheduler(self._job.scheduler))

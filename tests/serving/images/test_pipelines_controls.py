@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel
 from PIL import Image
 
 from aiia_serving.images.controls import preprocess
 from aiia_serving.images.engine.placement import Placed, Placement
 from aiia_serving.images.job import Job
+from aiia_serving.images.parts import Shelf
+from aiia_serving.images.problem import ImageProblem
 from aiia_serving.images.sources import load_model
 from aiia_serving.images.works import assemble, prepare
 from tests.support import pipelines
@@ -51,6 +54,44 @@ def test_what_is_loaded_while_another_run_is_widened_has_the_chosen_precision(fo
     # Once they are there they are widened with the rest.
     placed.widen()
     assert batch.run()[0].size == (32, 32)
+
+
+@pytest.mark.parametrize(("base", "other"), [("sd15", "sdxl"), ("sdxl", "sd15")])
+def test_a_controlnet_of_another_family_is_refused(base: str, other: str, tmp_path: Path) -> None:
+    """It has the same class, and is found wrong only by how it is built."""
+    control = pipelines.make_control(other, tmp_path / "control")
+    shelf = Shelf()
+    model, its_own = (
+        load_model(pipelines.make(family, tmp_path / family), controls={"edges": control}, shelf=shelf)
+        for family in (base, other)
+    )
+    for _ in range(2):
+        with pytest.raises(ImageProblem, match="made for another kind of model") as refused:
+            assemble(model, prepare(job(), model).calls)
+        assert (refused.value.code, refused.value.status) == ("broken_control", 422)
+    assert assemble(its_own, prepare(job(), its_own).calls).run()[0].size == (32, 32)
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_controlnet_of_one_file_is_built_as_the_base_says(channels: int, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    plain = ControlNetModel.from_unet(pipelines.build("sd15").unet)
+    plain.save_pretrained(tmp_path / "control")
+    files = {"edges": tmp_path / "control" / "diffusion_pytorch_model.safetensors"}
+    model = load_model(pipelines.make("sd15", tmp_path / "model", in_channels=channels), controls=files)
+    found = model.controls.get("edges", model.network, torch.float32, "cpu")
+    wanted = plain.state_dict()
+    assert found.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in found.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux"])
+def test_a_controlnet_of_one_file_that_is_built_otherwise_wants_its_folder(family: str, tmp_path: Path) -> None:
+    control = pipelines.make_control(family, tmp_path / "control") / "diffusion_pytorch_model.safetensors"
+    model = load_model(pipelines.make(family, tmp_path / "model"), controls={"edges": control})
+    with pytest.raises(ImageProblem, match="give a folder with its config") as refused:
+        assemble(model, prepare(job(), model).calls)
+    assert refused.value.code == "broken_control"
 
 
 def test_preprocessors_make_of_an_image_what_they_are_called() -> None:

@@ -90,6 +90,34 @@ def test_another_vae_is_taken(tiny: Path) -> None:
     assert images[0].tobytes() != images[1].tobytes()
 
 
+@pytest.mark.parametrize("original", [False, True])
+def test_another_vae_of_one_file_is_built_as_the_models_own(tiny: Path, tmp_path: Path, original: bool) -> None:
+    """With the names of diffusers or the original's; without asking the hub, whose own would be far wider."""
+    file = tiny / "vae" / "diffusion_pytorch_model.safetensors"
+    one = single_file(tiny, tmp_path / "one.safetensors")
+    if original:
+        start = "first_stage_model."
+        names = {name.removeprefix(start): part for name, part in load_file(one).items() if name.startswith(start)}
+        file = tmp_path / "vae.safetensors"
+        save_file(names, file)
+    wanted = load_model(tiny).components["vae"]
+    for model in (load_model(tiny, vae=file), load_model(one, config=tiny, vae=file)):
+        vae = model.components["vae"]
+        assert dict(vae.config) | {"_name_or_path": ""} == dict(wanted.config) | {"_name_or_path": ""}
+        assert all(torch.equal(part, wanted.state_dict()[name]) for name, part in vae.state_dict().items())
+
+
+def test_what_a_file_does_not_say_is_asked_for(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in replicas.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    file = single_file(tiny, tmp_path / "one.safetensors")
+    assert "one.safetensors does not say how its parts are built" in reason(file)
+    vae = tiny / "vae" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(ImageProblem, match="as its config") as refused:
+        load_model(file, vae=vae)
+    assert vae.name in str(refused.value)
+
+
 def test_pickled_weights_are_refused(folder: Path) -> None:
     file = weights(folder)
     file.rename(file.with_suffix(".bin"))
