@@ -158,11 +158,36 @@ def test_images_stops_thinking_and_formats(gateway: GatewayProcess, upstream: Fa
 
 
 def test_tokens_are_counted(claude: anthropic.Anthropic, upstream: FakeUpstream, control: FakeControl) -> None:
-    with pytest.raises(anthropic.NotFoundError, match="tokenizer"):
-        claude.messages.count_tokens(model="fake", messages=HI)
     control.set_model("fake", upstream.base_url, engine="vllm")
     control.wait_seen()
     assert claude.messages.count_tokens(model="fake", messages=HI, system="Be brief.").input_tokens == 6
+
+
+@pytest.mark.parametrize("fields", [{"engine": "openai"}, {"engine": "vllm", "state": "cold"}])
+def test_tokens_are_estimated_where_no_tokenizer_answers(
+    claude: anthropic.Anthropic, upstream: FakeUpstream, control: FakeControl, fields: dict[str, str]
+) -> None:
+    control.set_model("fake", upstream.base_url, **fields)
+    control.wait_seen()
+
+    def count(content: Any, **more: Any) -> int:
+        messages: Any = [{"role": "user", "content": content}]
+        return claude.messages.count_tokens(model="fake", messages=messages, **more).input_tokens
+
+    assert 1 <= count("hi") < 20
+    assert 1000 <= count("word" * 1000) < 1020
+    assert count("hi", tools=TOOLS) > count("hi", system="Be brief.") > count("hi")
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL * 1000}}
+    assert 1000 <= count([image, {"type": "text", "text": "hi"}]) < 1030
+
+
+def test_a_model_without_conversations_counts_no_tokens(
+    claude: anthropic.Anthropic, upstream: FakeUpstream, control: FakeControl
+) -> None:
+    control.set_model("fake", upstream.base_url, task="embedding")
+    control.wait_seen()
+    with pytest.raises(anthropic.NotFoundError, match="tokenizer"):
+        claude.messages.count_tokens(model="fake", messages=HI)
 
 
 @pytest.mark.parametrize(

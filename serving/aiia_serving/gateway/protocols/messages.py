@@ -10,7 +10,7 @@ from aiia_serving.gateway.protocols.messages_request import CountRequest, Messag
 from aiia_serving.gateway.reply import Reply
 from aiia_serving.gateway.requests import parse
 from aiia_serving.gateway.services import Gateway
-from aiia_serving.gateway.tokens import count_tokens
+from aiia_serving.gateway.tokens import count_tokens_roughly
 
 
 class Messages:
@@ -39,7 +39,7 @@ class _Count:
 
     async def serve(self) -> None:
         model = await self._gateway.registry.get(self._request.model)
-        count = await count_tokens(self._gateway.session, model, self._request.tokenize())
+        count = await count_tokens_roughly(self._gateway.session, model, self._request.tokenize())
         await Reply.json(self._reply, {"input_tokens": count})
 
 
