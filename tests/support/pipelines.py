@@ -11,11 +11,14 @@ from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -49,7 +52,7 @@ def make(family: str, folder: Path, **network: Any) -> Path:
 def build(family: str, **network: Any) -> Any:
     """The pipeline that ``make`` saves."""
     torch.manual_seed(0)
-    pipe = {"sd15": _sd15, "sdxl": _sdxl, "flux": _flux, "sd3": _sd3}[family](network)
+    pipe = {"sd15": _sd15, "sdxl": _sdxl, "flux": _flux, "sd3": _sd3, "pixart": _pixart}[family](network)
     # Networks begin with last layers near zero, which would make every prompt the same picture.
     for name in ("unet", "transformer"):
         if hasattr(pipe, name):
@@ -253,6 +256,28 @@ def _sd3(network: dict[str, Any]) -> StableDiffusion3Pipeline:
     )
 
 
+def _pixart(network: dict[str, Any]) -> PixArtSigmaPipeline:
+    """Of no family, and older than the callbacks that others have. Draws 256 pixels a side, its smallest size."""
+    return PixArtSigmaPipeline(
+        vae=_vae(4, block_out_channels=(WIDTH,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+                 up_block_types=("UpDecoderBlock2D",) * 4),
+        text_encoder=T5EncoderModel(_t5()),
+        tokenizer=t5_tokenizer(),
+        transformer=PixArtTransformer2DModel(
+            **{
+                "sample_size": 32,
+                "num_layers": 1,
+                "attention_head_dim": 8,
+                "num_attention_heads": 4,
+                "cross_attention_dim": 32,
+                "caption_channels": WIDTH,
+                **network,
+            }
+        ),
+        scheduler=DPMSolverMultistepScheduler(),
+    )  # fmt: skip
+
+
 def _t5() -> T5Config:
     return T5Config(
         vocab_size=300, d_model=WIDTH, d_ff=37, d_kv=8, num_layers=2, num_heads=4, relative_attention_num_buckets=8
@@ -261,13 +286,15 @@ def _t5() -> T5Config:
 
 def _vae(channels: int, **more: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(WIDTH, 2 * WIDTH),
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-        latent_channels=channels,
-        **more,
+        **{
+            "block_out_channels": (WIDTH, 2 * WIDTH),
+            "in_channels": 3,
+            "out_channels": 3,
+            "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
+            "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+            "latent_channels": channels,
+            **more,
+        }
     )
 
 

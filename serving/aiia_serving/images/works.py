@@ -135,7 +135,7 @@ class Batch:
             "num_inference_steps": self._job.steps,
             "generator": generators,
             "output_type": "np",
-            "callback_on_step_end": callback,
+            **self._callback(callback),
         }
         if self.model.family.prompts == "flux":
             arguments["max_sequence_length"] = self.model.family.limits.max_prompt_tokens
@@ -168,6 +168,16 @@ class Batch:
     @cached_property
     def _known(self) -> set[str]:
         return set(inspect.signature(self.pipe.__call__).parameters) if self.pipe is not None else set()
+
+    def _callback(self, callback: Callback | None) -> dict[str, Any]:
+        if callback is None or "callback_on_step_end" in self._known:
+            return {"callback_on_step_end": callback}
+
+        def done(step: int, time: Any, latents: Any) -> None:
+            callback(self.pipe, step, time, {"latents": latents})
+
+        # As diffusers had it first; some pipelines have never changed.
+        return {"callback": done, "callback_steps": 1}
 
     @property
     def _kind(self) -> Kind:
