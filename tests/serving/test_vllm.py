@@ -16,6 +16,7 @@ import httpx
 import openai
 import psutil
 import pytest
+import yaml
 
 from aiia_serving.engines.environment import RaySettings
 from aiia_serving.settings import model_cache
@@ -39,11 +40,12 @@ def _command(process: psutil.Process) -> str:
 
 
 class Stack:
-    """Ray head and manager as processes, with a folder of documents of the test's own beside the packaged ones."""
+    """Ray head and manager as processes, with a folder of documents of the test's own."""
 
     def __init__(self, folder: Path, traces_to: str = "") -> None:
         self.documents = folder / "models"
         self.documents.mkdir()
+        self.write(toolCallParser="hermes")
         self.manager_port = free_port()
         self.settings = RaySettings(folder, model_cache(), free_port(), free_port(), folder / "ray-token")
         self.environment = {
@@ -53,7 +55,7 @@ class Stack:
             "AIIA_RAY_PORT": str(self.settings.ray_port),
             "AIIA_SERVE_PORT": str(self.settings.serve_port),
             "AIIA_RAY_TOKEN_FILE": str(self.settings.token_file),
-            "AIIA_MODELS_DIR": f"{ROOT / 'models'}:{self.documents}",
+            "AIIA_MODELS_DIR": str(self.documents),
             "AIIA_MANAGER_PORT": str(self.manager_port),
             "AIIA_INTERNAL_TOKEN": INTERNAL_TOKEN,
             "OTEL_EXPORTER_OTLP_ENDPOINT": traces_to,
@@ -61,6 +63,13 @@ class Stack:
         }
         self.environment.pop("OPENAI_BASE_URL", None)
         self.roles: dict[str, subprocess.Popen[bytes]] = {}
+
+    def write(self, sampling: dict[str, Any] | None = None, **vllm: str) -> None:
+        """The packaged model's document with these options."""
+        document = yaml.safe_load((ROOT / "models" / f"{MODEL}.yaml").read_text())
+        document["spec"]["vllm"] |= vllm
+        document["spec"]["sampling"] |= sampling or {}
+        (self.documents / f"{MODEL}.yaml").write_text(yaml.safe_dump(document))
 
     def start(self, role: str) -> None:
         self.roles[role] = subprocess.Popen(
@@ -95,13 +104,10 @@ class Stack:
                 return models
         raise AssertionError(f"not reached within {timeout} s; last: {models}")
 
-    def replica(self) -> psutil.Process:
-        (replica,) = [
-            process
-            for process in psutil.Process(self.roles["models"].pid).children(recursive=True)
-            if f"ServeReplica:{MODEL}:Server" in _command(process)
-        ]
-        return replica
+    def replica(self, part: str = f"ServeReplica:{MODEL}:Server") -> psutil.Process:
+        """The one that answers: another may still be ending."""
+        processes = psutil.Process(self.roles["models"].pid).children(recursive=True)
+        return max((p for p in processes if part in _command(p)), key=psutil.Process.create_time)
 
     def wait_idle(self, timeout: float = 10) -> bool:
         """Whether vLLM itself says, within ``timeout``, that it works on nothing."""
@@ -202,10 +208,8 @@ def test_an_answer_keeps_to_its_schema(model: openai.OpenAI) -> None:
     assert {name: type(value) for name, value in told.items()} == {"capital": str, "large": bool}
 
 
-def test_tools_are_called_in_every_protocol(model: openai.OpenAI, served: GatewayProcess, stack: Stack) -> None:
+def test_tools_are_called_in_every_protocol(model: openai.OpenAI, served: GatewayProcess) -> None:
     """The packaged model is too small to call one on its own: the call is forced upon it."""
-    document = stack.documents / "parsed.yaml"
-    text = (ROOT / "models" / f"{MODEL}.yaml").read_text().replace(f"name: {MODEL}", "name: parsed")
     tools: Any = [
         {
             "type": "function",
@@ -221,34 +225,28 @@ def test_tools_are_called_in_every_protocol(model: openai.OpenAI, served: Gatewa
         }
     ]
     question: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
-    forced: Any = {"model": "parsed", "messages": question, "temperature": 0, "max_tokens": 60, "tools": tools}
+    forced: Any = {"model": MODEL, "messages": question, "temperature": 0, "max_tokens": 60, "tools": tools}
     forced["tool_choice"] = {"type": "function", "function": {"name": "weather"}}
-    try:
-        document.write_text(text.replace("  vllm:\n", "  vllm:\n    toolCallParser: hermes\n"))
-        stack.wait_state(lambda models: models.get("parsed", {}).get("state") == "ready", 400)
-        (call,) = model.chat.completions.create(**forced).choices[0].message.tool_calls or []
-        assert call.type == "function"
-        assert call.function.name == "weather"
-        assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
-        deltas = [chunk.choices[0].delta for chunk in model.chat.completions.create(**forced, stream=True)]
-        pieces = [piece for delta in deltas for piece in delta.tool_calls or []]
-        assert {piece.index for piece in pieces} == {0}
-        assert "".join(piece.function.arguments or "" for piece in pieces if piece.function) == call.function.arguments
-        claude = anthropic.Anthropic(base_url=served.base_url.removesuffix("/v1"), api_key=INTERNAL_TOKEN)
-        message = claude.messages.create(
-            model="parsed",
-            max_tokens=60,
-            messages=question,
-            tools=[{"name": "weather", "input_schema": tools[0]["function"]["parameters"]}],
-            tool_choice={"type": "tool", "name": "weather"},
-            extra_body={"temperature": 0},
-        )
-        assert [(block.type, block.to_dict().get("input")) for block in message.content] == [
-            ("tool_use", json.loads(call.function.arguments))
-        ]
-    finally:
-        document.unlink()
-        stack.wait_state(lambda models: "parsed" not in models, 60)
+    (call,) = model.chat.completions.create(**forced).choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    deltas = [chunk.choices[0].delta for chunk in model.chat.completions.create(**forced, stream=True)]
+    pieces = [piece for delta in deltas for piece in delta.tool_calls or []]
+    assert {piece.index for piece in pieces} == {0}
+    assert "".join(piece.function.arguments or "" for piece in pieces if piece.function) == call.function.arguments
+    claude = anthropic.Anthropic(base_url=served.base_url.removesuffix("/v1"), api_key=INTERNAL_TOKEN)
+    message = claude.messages.create(
+        model=MODEL,
+        max_tokens=60,
+        messages=question,
+        tools=[{"name": "weather", "input_schema": tools[0]["function"]["parameters"]}],
+        tool_choice={"type": "tool", "name": "weather"},
+        extra_body={"temperature": 0},
+    )
+    assert [(block.type, block.to_dict().get("input")) for block in message.content] == [
+        ("tool_use", json.loads(call.function.arguments))
+    ]
 
 
 def test_a_trace_ends_in_the_engine(model: openai.OpenAI, collector: Collector) -> None:
@@ -316,14 +314,15 @@ def test_a_replica_that_is_killed_is_replaced_and_its_requests_wait(model: opena
     assert stack.replica().pid != killed.pid
 
 
-def test_a_stream_goes_on_when_its_replica_is_killed(model: openai.OpenAI, stack: Stack) -> None:
+@pytest.mark.parametrize("part", [f"ServeReplica:{MODEL}:Server", "VLLM::EngineCore"])
+def test_a_stream_goes_on_when_its_replica_is_killed(model: openai.OpenAI, stack: Stack, part: str) -> None:
     asked: Any = {"model": MODEL, "messages": STORY, "temperature": 0, "max_tokens": 120, "stream": True}
     undisturbed = [chunk.choices[0].delta.content or "" for chunk in model.chat.completions.create(**asked)]
     text = ""
     for number, chunk in enumerate(model.chat.completions.create(**asked)):
         text += chunk.choices[0].delta.content or ""
         if number == 40:
-            stack.replica().kill()
+            stack.replica(part).kill()
     assert text == "".join(undisturbed)
     assert chunk.choices[0].finish_reason == "length"
 
@@ -350,10 +349,34 @@ def test_documents_come_and_go_while_it_runs(model: openai.OpenAI, stack: Stack)
     assert stack.replica() == replica
 
 
-def test_after_a_restart_of_ray_everything_is_deployed_again(model: openai.OpenAI, stack: Stack) -> None:
+def test_after_a_restart_of_ray_everything_is_deployed_again_and_reasoning_is_told_apart(
+    model: openai.OpenAI, served: GatewayProcess, stack: Stack
+) -> None:
+    """The packaged model does not reason, but it repeats what looks like that to a parser of text."""
     stack.roles["models"].kill()
     stack.roles["models"].wait(10)
+    # Repeating is what the packaged document keeps it from.
+    stack.write({"repetitionPenalty": 1}, reasoningParser="granite")
     stack.start("models")
     stack.wait_state(lambda models: not ready(models), 30)
     stack.wait_state(ready, 200)
-    assert model.chat.completions.create(model=MODEL, messages=STORY, max_tokens=2).choices
+    text = "Here is my thought process: It is in Italy.\nHere is my response: Rome"
+    said: Any = {"role": "assistant", "content": text}
+    asked: Any = [
+        {"role": "user", "content": "Question"},
+        said,
+        {"role": "user", "content": "Say exactly that again."},
+        said,
+        {"role": "user", "content": "And again."},
+    ]
+    whole = model.chat.completions.create(model=MODEL, messages=asked, max_tokens=60)
+    message = whole.choices[0].message
+    assert message.to_dict()["reasoning"].strip() == "It is in Italy."
+    assert (message.content or "").strip() == "Rome"
+    stream = model.chat.completions.create(model=MODEL, messages=asked, max_tokens=60, stream=True)
+    deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
+    assert "".join(delta.to_dict().get("reasoning") or "" for delta in deltas).strip() == "It is in Italy."
+    assert "".join(delta.content or "" for delta in deltas).strip() == "Rome"
+    claude = anthropic.Anthropic(base_url=served.base_url.removesuffix("/v1"), api_key=INTERNAL_TOKEN)
+    blocks = claude.messages.create(model=MODEL, max_tokens=60, messages=asked).content
+    assert [block.type for block in blocks] == ["thinking", "text"]
