@@ -17,7 +17,14 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 class JsonFormatter(logging.Formatter):
     """Writes time, level, logger and message, the ids of request and trace, and the dict given as
-    ``extra={"fields": {...}}``."""
+    ``extra={"fields": {...}}``.
+
+    ``with_texts`` is for code that no prompt comes to: it writes out exceptions in full.
+    """
+
+    def __init__(self, *, with_texts: bool = False) -> None:
+        super().__init__()
+        self._with_texts = with_texts
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -29,7 +36,11 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            line["exception"] = describe(record.exc_info[1], record.exc_info[2])
+            line["exception"] = (
+                self.formatException(record.exc_info)
+                if self._with_texts
+                else describe(record.exc_info[1], record.exc_info[2])
+            )
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -52,6 +63,13 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=os.environ.get("AIIA_LOG_LEVEL", "").upper() or level, handlers=[handler], force=True)
+
+
+def straight_handler(*, with_texts: bool = False) -> logging.Handler:
+    """Writes JSON lines to standard error itself, for processes in which a library rewrites ``sys.stderr``."""
+    handler = logging.StreamHandler(open(2, "w", buffering=1, closefd=False))  # noqa: SIM115
+    handler.setFormatter(JsonFormatter(with_texts=with_texts))
+    return handler
 
 
 def _ids() -> dict[str, str]:

@@ -34,6 +34,7 @@ def application(
     return {
         "name": document.id,
         "route_prefix": f"/{document.id}",
+        "logging_config": {"encoding": "JSON"},
         "import_path": import_path,
         "args": {
             "model": document.id,

@@ -16,6 +16,8 @@ from aiia_serving.settings import model_cache
 # A stream that outlives a reload of HAProxy by more than this is cut; no answer takes a day.
 _LONGEST_STREAM_S = 24 * 3600
 _REPLICA_PORTS = 100
+# What goes wrong in the engine's core is written out in full: texts of conversations are token ids there.
+_VLLM_LOGGING = Path(__file__).with_name("vllm_logging.json")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def ray_environment(settings: RaySettings) -> dict[str, str]:
         "VLLM_RPC_BASE_PATH": str(run_dir / "vllm"),
         # Prompts are private.
         "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
+        "VLLM_LOGGING_CONFIG_PATH": str(_VLLM_LOGGING),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
         "DO_NOT_TRACK": "1",

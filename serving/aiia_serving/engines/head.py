@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,18 +56,29 @@ def main() -> None:
         _start_command(settings),
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         # Its own group, because Ray signals the whole group it is in.
         start_new_session=True,
-        preexec_fn=_end_with_parent,  # this process has no threads
+        preexec_fn=_end_with_parent,  # this process has no threads yet
     )
+    telling = threading.Thread(target=tell, args=(ray.stdout or (),), daemon=True)
+    telling.start()
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     code = _wait_for(ray)
     log.info("ray ended", extra={"fields": {"code": code, "asked": stopping}})
     _end_descendants()
+    telling.join(_GRACE_S)
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     sys.exit(0 if stopping else code or 1)
+
+
+def tell(lines: Iterable[bytes]) -> None:
+    """Puts what Ray prints into this role's log, line by line."""
+    for line in lines:
+        if text := line.decode(errors="replace").strip():
+            logging.getLogger("ray").info("%s", text)
 
 
 def _wait_for(ray: "subprocess.Popen[bytes]") -> int:
@@ -86,6 +99,8 @@ def _start_command(settings: RaySettings) -> list[str]:
     # The module instead of the `ray` script: a moved virtual environment breaks the script's first line.
     return [
         sys.executable,
+        # Unbuffered, so that its last words are not lost.
+        "-u",
         "-m",
         "ray.scripts.scripts",
         "start",

@@ -21,6 +21,7 @@ def application(document: ModelDocument, cache: Path) -> dict[str, Any]:
     return {
         "name": document.id,
         "route_prefix": f"/{document.id}",
+        "logging_config": {"encoding": "JSON"},
         "import_path": "aiia_serving.engines.vllm:build",
         "args": {"llm_config": llm_config(document, cache), "affinity": document.spec.routing.affinity},
     }
