@@ -39,10 +39,6 @@ class Cheap(Cluster):
     def post(self, path: str, **body: Any) -> None:
         assert self.manager.request("POST", f"/models/{path}", json=body or None).status_code == 202
 
-    def wait_replicas(self, name: str, replicas: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.manager.wait(lambda models: models[name]["replicas"] == replicas, 120)[name]
-        return found
-
     def url(self, name: str, what: float | str) -> str:
         path = what if isinstance(what, str) else f"count/{what}"
         return f"http://127.0.0.1:{self.settings.serve_port}/{name}/{path}"

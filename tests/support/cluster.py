@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -37,6 +38,11 @@ class Cluster:
         command = [sys.executable, "-m", "aiia_serving", "models"]
         environment = {**os.environ, **self._environment, "AIIA_GATEWAY_URL": gateway_url}
         self._head = subprocess.Popen(command, env=environment, cwd=ROOT)
+
+    def wait_replicas(self, model: str, replicas: int, timeout: float = 120) -> dict[str, Any]:
+        """The model's state as soon as it has so many."""
+        found: dict[str, Any] = self.manager.wait(lambda models: models[model]["replicas"] == replicas, timeout)[model]
+        return found
 
     def stop(self) -> None:
         self.manager.stop()
