@@ -97,8 +97,8 @@ class Trend:
         return cls(fit.slope, float(stats.t.ppf(0.975, independent - 2)) * fit.stderr * widening)
 
     def is_flat(self, tolerated: float) -> bool:
-        """Whether it may be 0, or is at most ``tolerated`` per hour."""
-        return abs(self.slope) <= max(self.error, tolerated)
+        """Whether it may be 0, or is at most ``tolerated`` per hour. What shrinks keeps nothing either."""
+        return self.slope <= max(self.error, tolerated)
 
 
 @dataclass

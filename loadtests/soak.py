@@ -237,8 +237,11 @@ def summary(soak: Soak, wrong: list[str]) -> str:
             [_part(soak, start) for start in range(0, max(1, round(soak.now_s - _PART_S / 2)), _PART_S)],
         ),
         "",
-        "Ended: " + ", ".join(f"{n} {what}" for what, n in sorted(Counter(_ending(r) for r in soak.results).items())),
-        "; in the pages: " + ", ".join(f"{n} {what}" for what, n in sorted(soak.pages.items())) + ".",
+        "Ended: "
+        + ", ".join(f"{n} {what}" for what, n in sorted(Counter(_ending(r) for r in soak.results).items()))
+        + "; in the pages: "
+        + ", ".join(f"{n} {what}" for what, n in sorted(soak.pages.items()))
+        + ".",
     ]
     if wrong:
         lines += ["", "Not as it should be:", "", *(f"- {what}: {n}" for what, n in Counter(wrong).most_common(20))]
