@@ -87,6 +87,7 @@ def test_finished_blocks_never_change(text: str) -> None:
 
 
 @given(texts, texts)
+@example("aa[a]: /u\n```[a]: /u\n", "aa[a]: /u\na")
 def test_a_text_that_was_cut_is_rendered_anew(first: str, second: str) -> None:
     growing = Growing()
     growing.render(first)

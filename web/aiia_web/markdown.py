@@ -170,6 +170,8 @@ class Growing:
     def __init__(self) -> None:
         self._finished: list[str] = []
         self._finished_text = ""
+        # What showed that they are finished: the lines after them too.
+        self._shown = ""
         self._lines_end = 0
 
     def unfinished(self, text: str) -> int:
@@ -179,8 +181,8 @@ class Growing:
     def render(self, text: str, *, final: bool = False) -> list[str]:
         """The HTML of each block of `text`. A text that does not continue the last one is rendered anew."""
         text = _normal(text)
-        if not text.startswith(self._finished_text):
-            self._finished, self._finished_text, self._lines_end = [], "", 0
+        if not text.startswith(self._shown):
+            self._finished, self._finished_text, self._shown, self._lines_end = [], "", "", 0
         start, lines_end = len(self._finished_text), text.rfind("\n") + 1
         # Only a new complete line can finish a block. A shorter text than last time is looked at again as well.
         if lines_end != self._lines_end:
@@ -188,5 +190,5 @@ class Growing:
             if length := _start_of_last_block(text[start:lines_end]):
                 self._finished += _render(text[start : start + length])
                 start += length
-                self._finished_text = text[:start]
+                self._finished_text, self._shown = text[:start], text[:lines_end]
         return [*self._finished, *_render(text[start:], unfinished=not final)]
