@@ -133,7 +133,9 @@ def _follow_download(client: Client, name: str) -> None:
         model = client.get(f"/api/models/{name}/")
         if model["state"] == "failed":
             raise UserError(f"{name}: {model['reason'] or 'the download failed'}")
-        if model["state"] in {"downloading", "registered"}:
+        # One that is ready goes on with its old files until the new ones are there.
+        goes_on = model["state"] == "ready" and model["progress"] is not None
+        if goes_on or model["state"] in {"downloading", "registered"}:
             quiet_since = time.monotonic()
             if (words := view.detail(model).partition(", about")[0]) != shown:
                 print(f"{name}: {words or model['state']}", file=sys.stderr, flush=True)

@@ -22,11 +22,10 @@ def models(found: Sequence[Json]) -> Iterator[str]:
 def detail(model: Json) -> str:
     """Why a model is in its state and how long that takes: `Loading weights, 62 %, about 40 s left`."""
     parts = [str(model["reason"]).rstrip(".")] if model.get("reason") else []
-    if model["state"] in {"downloading", "starting"}:
-        if model.get("progress") is not None:
-            parts.append(f"{model['progress'] * 100:.0f} %")
-        if model.get("eta_s"):
-            parts.append(f"about {span(model['eta_s'])} left")
+    if model.get("progress") is not None:
+        parts.append(f"{model['progress'] * 100:.0f} %")
+    if model.get("eta_s"):
+        parts.append(f"about {span(model['eta_s'])} left")
     if model.get("base"):
         parts.append(f"on the replicas of {model['base']}")
     parts += map(_held, model.get("held") or ())

@@ -123,12 +123,13 @@ def test_a_refusal_is_told_in_the_apis_words(aiia: Aiia, arguments: tuple[str, .
     assert "Traceback" not in result.stderr
 
 
-def test_pull_waits_until_the_files_are_there(aiia: Aiia, manager: FakeManager) -> None:
+@pytest.mark.parametrize(("meanwhile", "then"), [("downloading", "cold"), ("ready", "ready")])
+def test_pull_waits_until_the_files_are_there(aiia: Aiia, manager: FakeManager, meanwhile: str, then: str) -> None:
     def progress() -> None:
         manager.wait_call("POST /models/llama-1b/pull")
-        manager.set_model("llama-1b", "downloading", progress=0.5)
+        manager.set_model("llama-1b", meanwhile, progress=0.5)
         manager.wait_asked()
-        manager.set_model("llama-1b", "cold", progress=None)
+        manager.set_model("llama-1b", then, progress=None)
 
     downloading = threading.Thread(target=progress)
     downloading.start()
