@@ -34,6 +34,7 @@ class ManagerProcess:
             "AIIA_MANAGER_PORT": str(self.port),
             "AIIA_RAY_PORT": str(free_port()),
             "AIIA_INTERNAL_TOKEN": INTERNAL_TOKEN,
+            "AIIA_PROBE_EVERY_S": "0.5",
             **environment,
         }
         self.start()

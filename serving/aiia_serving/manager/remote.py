@@ -14,7 +14,6 @@ from aiia_serving.manager.board import Board
 from aiia_serving.settings import model_cache
 from aiia_serving.state import ModelState, State, Upstream
 
-_PROBE_EVERY_S = 5.0
 _PROBE_TIMEOUT_S = 5.0
 # A moment's silence is not to fail all who wait.
 _MISSES_IN_A_ROW = 3
@@ -59,6 +58,7 @@ class RemoteModels:
         self._board = board
         self._session = session
         self._documented = documented
+        self._every_s = float(os.environ.get("AIIA_PROBE_EVERY_S") or 5)
         # One that never answered is not waited for.
         self._misses = _MISSES_IN_A_ROW
         self._seen: set[str] = {endpoint.document.id} if endpoint.document else set()
@@ -66,7 +66,7 @@ class RemoteModels:
     async def run(self) -> None:
         while True:
             await self._probe()
-            await asyncio.sleep(_PROBE_EVERY_S)
+            await asyncio.sleep(self._every_s)
 
     async def forget(self, keep: Collection[str]) -> None:
         """Takes its models off the board, but for those to ``keep``, whose states somebody else puts there now."""
