@@ -137,28 +137,33 @@ def together(gateway: GatewayProcess) -> list[str]:
 
 
 async def latencies(pipeline: Path) -> list[list[str]]:
-    """Steps that a job still makes after an urgent one came, and after it was cancelled, at random moments."""
     options = DiffusersOptions()
     loader = Loader(_MODEL, pipeline, options.model_dump() | places(options, pipeline))
     memory: Memory[Placed] = Memory(Budget(10**10))
     memory.add(_MODEL, loader.load, loader.bytes)
+    return await until_it_ends(memory, _MODEL, Job(work="generate", prompt=_PROMPT, steps=_STEPS, seed=0))
+
+
+async def until_it_ends(memory: Memory[Placed], model: str, job: Job) -> list[list[str]]:
+    """Steps that ``job`` still makes after an urgent one came, and after it was cancelled, at random moments: what,
+    times tried, p50, most."""
     moment = random.Random(0)
-    with memory.using(_MODEL) as placed:
+    with memory.using(model) as placed:
         steps = [0]
         placed.model.network.register_forward_hook(lambda *_: steps.__setitem__(0, steps[0] + 1))
         found: dict[str, list[int]] = {"preemption": [], "cancel": []}
         for trial in range(_TRIALS * 2):
             kind = "preemption" if trial % 2 else "cancel"
-            found[kind].append(await _latency(Engine(memory, _MODEL, news_every_s=0), steps, moment, kind))
+            found[kind].append(await _latency(Engine(memory, model, news_every_s=0), job, steps, moment, kind))
     return [
         [kind, str(len(values)), f"{statistics.median(values):.0f}", str(max(values))] for kind, values in found.items()
     ]
 
 
-async def _latency(engine: Engine, steps: list[int], moment: random.Random, kind: str) -> int:
-    patient = await engine.submit(Job(work="generate", prompt=_PROMPT, steps=_STEPS, seed=0, priority="batch"))
+async def _latency(engine: Engine, job: Job, steps: list[int], moment: random.Random, kind: str) -> int:
+    patient = await engine.submit(job.model_copy(update={"priority": "batch"}))
     events = patient.events()
-    after = moment.randrange(1, _STEPS - 3)
+    after = moment.randrange(1, max(2, (job.steps or _STEPS) - 3))
     async for event in events:
         if event["type"] == "step" and event["step"] == after:
             break
@@ -169,7 +174,7 @@ async def _latency(engine: Engine, steps: list[int], moment: random.Random, kind
         patient.cancel()
         await engine.idle()
         return steps[0] - before
-    urgent = await engine.submit(Job(work="generate", prompt=_PROMPT, steps=1, seed=1, priority="interactive"))
+    urgent = await engine.submit(job.model_copy(update={"steps": 1, "seed": 1, "priority": "interactive"}))
     before = steps[0]
     async for event in urgent.events():
         if event["type"] == "step":

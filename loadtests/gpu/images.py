@@ -2,7 +2,8 @@
 
 ``python -m loadtests.gpu.images [--shape sdxl] [--shape flux] [--steps 20] [--write]``; with ``--toy`` tiny pipelines
 try it on any machine. No weights are downloaded: random ones cost what real ones do. Each way is measured in a fresh
-model, once it is warm, by the engine that replicas run and by the bare pipeline beside it.
+model, once it is warm, by the engine that replicas run and by the bare pipeline beside it; then sixteen jobs one by one
+and at once, and how many steps a job still makes after a more urgent one has come, or after it was cancelled.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,16 @@ from aiia_serving.images.sources import load_model
 from aiia_serving.images.upscale import Upscalers
 from aiia_serving.images.works import assemble, prepare
 from loadtests import report
+from loadtests.images import until_it_ends
 from tests.support import pipelines
 
 _ROUNDS = 5
+_TOGETHER = 16
 _WAYS: dict[str, dict[str, Any]] = {
     "eager": {"quantization": "none", "compile": "never"},
     "compiled": {"quantization": "none", "compile": "always"},
     "fp8, eager": {"quantization": "fp8", "compile": "never"},
+    "fp8, compiled": {"quantization": "fp8", "compile": "always"},
 }
 
 
@@ -151,8 +156,18 @@ def build(shape: str, device: str, toy: bool) -> Model:
     return Model(shape, family, components, Loras({}), Controls({}, family), Upscalers({}), Depths({}), {})
 
 
-async def measure(shape: str, way: str, steps: int, toy: bool) -> list[str]:
-    """A row: seconds of the bare pipeline and of the engine for an image, their ratio, and GB at most."""
+@dataclass(frozen=True)
+class Measured:
+    """Rows of the tables: times of one image, of many, and steps until the device is another's."""
+
+    whole: list[str]
+    many: list[str]
+    hands: list[list[str]]
+
+
+async def measure(shape: str, way: str, steps: int, toy: bool) -> Measured:
+    """Seconds of the bare pipeline and of the engine for an image, their ratio, and GB at most; images/s one by one and
+    at once; steps."""
     import torch
 
     options = _WAYS[way]
@@ -166,12 +181,21 @@ async def measure(shape: str, way: str, steps: int, toy: bool) -> list[str]:
     side = pipelines.SIZE if toy else None
     job = Job(work="generate", prompt="a star", seed=0, steps=steps, width=side, height=side)
 
-    async def ours() -> float:
+    async def ours(seed: int = 0) -> float:
         started = time.perf_counter()
-        async for event in (await engine.submit(job)).events():
+        async for event in (await engine.submit(job.model_copy(update={"seed": seed}))).events():
             if event["type"] == "error":
                 raise RuntimeError(event["message"])
         return time.perf_counter() - started
+
+    async def rate(work: Awaitable[object]) -> float:
+        started = time.perf_counter()
+        await work
+        return _TOGETHER / (time.perf_counter() - started)
+
+    async def one_by_one() -> None:
+        for seed in range(_TOGETHER):
+            await ours(seed)
 
     def bare() -> float:
         started = time.perf_counter()
@@ -186,7 +210,13 @@ async def measure(shape: str, way: str, steps: int, toy: bool) -> list[str]:
     peak = "" if toy else f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"
     theirs, mine = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(ours / bare for bare, ours in pairs)
-    return [f"{shape}, {way}", f"{theirs:.2f}", f"{mine:.2f}", f"{ratio:.3f}", peak]
+    alone, at_once = await rate(one_by_one()), await rate(asyncio.gather(*map(ours, range(_TOGETHER))))
+    name = f"{shape}, {way}"
+    return Measured(
+        [name, f"{theirs:.2f}", f"{mine:.2f}", f"{ratio:.3f}", peak],
+        [name, f"{alone:.2f}", f"{at_once:.2f}", f"{at_once / alone:.2f}"],
+        [[f"{name}: {row[0]}", *row[1:]] for row in await until_it_ends(memory, shape, job)],
+    )
 
 
 def main() -> None:
@@ -198,21 +228,32 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    rows = []
+    found: list[Measured] = []
     for shape in options.shape or list(_SHAPES):
         for way in _WAYS:
             try:
-                rows.append(asyncio.run(measure(shape, way, options.steps, options.toy)))
+                found.append(asyncio.run(measure(shape, way, options.steps, options.toy)))
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                rows.append([f"{shape}, {way}", *["does not fit"] * 4])
+                found.append(Measured([f"{shape}, {way}", *["does not fit"] * 4], [], []))
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     names = ", ".join(gpu.name for gpu in gpus()) or "no GPU"
-    head = ["", "bare pipeline (s)", "engine (s)", "ratio", "memory, most (GB)"]
-    text = f"{report.machine()}; {names}; {options.steps} steps.\n\n{report.table(head, rows)}"
+    text = "\n\n".join(
+        (
+            f"{report.machine()}; {names}; {options.steps} steps.",
+            report.table(
+                ["", "bare pipeline (s)", "engine (s)", "ratio", "memory, most (GB)"], [one.whole for one in found]
+            ),
+            report.table(
+                [f"{_TOGETHER} jobs", "one by one (images/s)", "at once (images/s)", "times"],
+                [one.many for one in found if one.many],
+            ),
+            report.table(["steps until", "times tried", "p50", "most"], [row for one in found for row in one.hands]),
+        )
+    )
     print(text)
     if options.write:
         report.write("gpu/images", text)
