@@ -25,10 +25,8 @@ def django_db_modify_db_settings(postgres_server: None) -> None:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[services.RedisServer]:
     """A real Redis, once per run. A test that kills it starts it again."""
-    server = services.RedisServer()
-    server.start()
-    yield server
-    server.kill()
+    with services.RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

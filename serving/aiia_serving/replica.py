@@ -1,5 +1,6 @@
 """A replica's part in the request that a gateway sent: the last span of its trace, and its id in the replica's logs."""
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiia_serving import tracing
@@ -17,7 +18,7 @@ class Traced:
         self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = Headers(scope=scope)
         before = request_id.set(headers.get("x-request-id"))
         try:
             with tracing.span(self._name, tracing.SpanKind.SERVER, headers=headers):

@@ -21,10 +21,8 @@ WRITER = "org/writer"
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    server = RedisServer(free_port())
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(free_port()) as server:
+        yield server
 
 
 async def test_batch_images_leave_the_last_slot(server: RedisServer) -> None:

@@ -18,10 +18,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def running_server() -> Iterator[RedisServer]:
-    server = RedisServer(free_port())
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(free_port()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -38,10 +38,8 @@ examples = settings(max_examples=20, deadline=None, suppress_health_check=list(H
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    server = RedisServer(free_port())
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(free_port()) as server:
+        yield server
 
 
 def empty(server: RedisServer) -> None:

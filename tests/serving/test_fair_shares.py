@@ -53,9 +53,11 @@ class Served:
 
 @pytest.fixture
 def gateway() -> Iterator[GatewayProcess]:
-    redis = RedisServer(free_port())
-    redis.start()
-    with FakeControl() as control, FakeUpstream(models=["painter", "writer"], tokens=48, step_s=0.002) as replica:
+    with (
+        RedisServer(free_port()) as redis,
+        FakeControl() as control,
+        FakeUpstream(models=["painter", "writer"], tokens=48, step_s=0.002) as replica,
+    ):
         common = {"max_in_flight": 2, "exact_continuation": False}
         control.set_model(
             "painter", replica.base_url, task="image", engine="diffusers", capabilities=["images"], **common
@@ -65,7 +67,6 @@ def gateway() -> Iterator[GatewayProcess]:
             control.add_key(f"sk-{user}", user)
         with GatewayProcess(control.url, REDIS_URL=redis.url) as gateway:
             yield gateway
-    redis.kill()
 
 
 async def test_shares_are_equal_whatever_was_guessed(gateway: GatewayProcess) -> None:

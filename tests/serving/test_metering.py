@@ -22,10 +22,8 @@ KEY = "sk-metered"
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    server = RedisServer(free_port())
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(free_port()) as server:
+        yield server
 
 
 @pytest.fixture

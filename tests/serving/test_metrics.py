@@ -214,10 +214,8 @@ def test_images_are_counted_by_steps_and_time(upstream: FakeUpstream, control: F
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     """One that remembers nothing of the speed of models."""
-    server = RedisServer(free_port())
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(free_port()) as server:
+        yield server
 
 
 @pytest.mark.parametrize("shared", [True, False])

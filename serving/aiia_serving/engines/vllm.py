@@ -47,10 +47,10 @@ def engine_arguments(document: ModelDocument, cache: Path) -> dict[str, Any]:
     """vLLM's arguments: those of the GPU's preset, above them the document's."""
     spec, options = document.spec, document.spec.vllm or VllmOptions()
     engine = presets.options_for(_accelerator(document))
-    # The gateway orders what waits in the engine, too; vLLM takes the lower number first. And it counts cache hits.
     if "max_num_seqs" in engine:
         # What the queue lets in must not wait once more where nobody ages.
         engine["max_num_seqs"] = max(engine["max_num_seqs"], math.ceil(spec.scaling.max_in_flight * (1 + EXPRESS)))
+    # The gateway orders what waits in the engine, too; vLLM takes the lower number first. And it counts cache hits.
     engine |= {"disable_log_stats": False, "scheduling_policy": "priority", "enable_prompt_tokens_details": True}
     engine["scheduler_cls"] = "aiia_serving.engines.scheduler.prompts_in_order"
     if (endpoint := traces_endpoint()) is not None:

@@ -189,14 +189,14 @@ class ChatRequest(GenerationRequest):
         return "\n".join(str(m.content) for m in self.messages[: first + 1])
 
 
-# An image is commonly some hundred to some thousand tokens.
-_CHARACTERS_OF_IMAGE = 4000
+#: An image is commonly some hundred to some thousand tokens.
+CHARACTERS_OF_IMAGE = 4000
 
 
 def _characters(message: Message) -> int:
     if message.content is None or isinstance(message.content, str):
         return len(message.content or "")
-    return sum(len(part.text) if isinstance(part, _TextPart) else _CHARACTERS_OF_IMAGE for part in message.content)
+    return sum(len(part.text) if isinstance(part, _TextPart) else CHARACTERS_OF_IMAGE for part in message.content)
 
 
 def _only_one(prompt: Any) -> Any:

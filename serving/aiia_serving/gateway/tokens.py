@@ -5,14 +5,12 @@ import json
 import aiohttp
 
 from aiia_serving.gateway.errors import ApiError, unavailable
-from aiia_serving.gateway.requests import TokenizeRequest
+from aiia_serving.gateway.requests import CHARACTERS_OF_IMAGE, TokenizeRequest
 from aiia_serving.state import ModelState, State
 
 _TIMEOUT_S = 10
 # Of JSON, whose names and marks stand for those of a template.
 _BYTES_OF_TOKEN = 4
-# An image is commonly some hundred to some thousand tokens.
-_TOKENS_OF_IMAGE = 1000
 
 
 async def count_tokens(session: aiohttp.ClientSession, model: ModelState, request: TokenizeRequest) -> int:
@@ -55,4 +53,5 @@ def _estimate(request: TokenizeRequest) -> int:
         if isinstance(parts := message.get("content"), list):
             message["content"] = [part for part in parts if part["type"] == "text"]
             images += len(parts) - len(message["content"])
-    return images * _TOKENS_OF_IMAGE + len(json.dumps(said, ensure_ascii=False).encode()) // _BYTES_OF_TOKEN
+    text = json.dumps(said, ensure_ascii=False).encode()
+    return (images * CHARACTERS_OF_IMAGE + len(text)) // _BYTES_OF_TOKEN

@@ -21,11 +21,7 @@ pytestmark = pytest.mark.serving
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("depth")
-    pipelines.make("sd15", folder / "model")
-    pipelines.make_control("sd15", folder / "control")
-    pipelines.make_depth(folder / "depth")
-    return folder
+    return pipelines.make_controlled(tmp_path_factory.mktemp("depth"))
 
 
 @pytest.fixture(scope="module")

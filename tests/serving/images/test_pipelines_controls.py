@@ -23,13 +23,8 @@ pytestmark = pytest.mark.serving
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Stable Diffusion as ``model``, with a ControlNet and a depth model."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("controls")
-    pipelines.make("sd15", folder / "model")
-    pipelines.make_control("sd15", folder / "edges")
-    pipelines.make_depth(folder / "depth")
-    return folder
+    return pipelines.make_controlled(tmp_path_factory.mktemp("controls"))
 
 
 def job(name: str = "edges", preprocessor: str = "canny") -> Job:
@@ -42,7 +37,7 @@ def test_what_is_loaded_while_another_run_is_widened_has_the_chosen_precision(fo
     model = load_model(
         folder / "model",
         dtype=torch.bfloat16,
-        controls={"edges": folder / "edges"},
+        controls={"edges": folder / "control"},
         depths={"depth": folder / "depth"},
     )
     placed = Placed(model, Placement("cpu", "bfloat16"))
